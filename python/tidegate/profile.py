@@ -1,0 +1,228 @@
+"""The vocabulary between profiles and the gateway: what a profile is told, and what it may answer.
+
+A profile decides and does nothing: each `on_*` method yields actions and `gateway.py` carries them out, so a test is
+`next(steps) == Reply(...)`. `answer = yield Verify(...)` and `answer = yield Call(...)` are the only ways to learn something.
+Rule: no event loop, no I/O and no clock in a profile; the time comes with the session.
+"""
+
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+
+@dataclass(slots=True)
+class Upgrade:
+    """A client's request to connect, before anything was answered."""
+
+    conn: int
+    uuid: str  # the connection's name for clients and backends
+    peer: str
+    path: str
+    query: Mapping[str, str]  # percent-decoded; the first value of a name counts
+    headers: Mapping[str, str]  # lower-case names that the profile asked for
+    now: float  # seconds since the epoch
+
+
+@dataclass(slots=True)
+class Session:
+    """Who is on a connection: `data` is what the profile gave with `Admit`, kept by the engine."""
+
+    conn: int
+    data: bytes
+    now: float
+    uuid_of: Callable[[int], str] = field(repr=False, compare=False)
+
+    @property
+    def uuid(self) -> str:
+        return self.uuid_of(self.conn)
+
+
+@dataclass(slots=True)
+class BusMessage:
+    """One message from a backend, as the bus delivered it."""
+
+    stream: str  # JetStream stream, Kafka topic, Redis channel
+    subject: str
+    data: bytes
+    sequence: int  # position in the stream, from 1; 0 where the bus has none
+    received_at: float  # time.perf_counter() when it came in
+
+
+# --- actions ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Admit:
+    """Accepts the upgrade: joins `rooms`, then sends `texts`, then closes if `close` says so."""
+
+    session: bytes
+    rooms: Sequence[str] = ()
+    texts: Sequence[bytes] = ()
+    user: str | None = None  # counted against the limit of connections a user
+    subprotocol: str | None = None
+    close: tuple[int, str] | None = None
+
+
+@dataclass(slots=True)
+class Refuse:
+    """Answers the upgrade with an HTTP status."""
+
+    status: int
+    body: bytes
+    retry_after_s: int | None = None
+
+
+@dataclass(slots=True)
+class Reply:
+    """A text (or binary) message to the connection that is being served."""
+
+    payload: bytes
+    text: bool = True
+
+
+@dataclass(slots=True)
+class Send:
+    """A text message to any connection of this node."""
+
+    conn: int
+    payload: bytes
+
+
+@dataclass(slots=True)
+class Join:
+    room: str
+
+
+@dataclass(slots=True)
+class Leave:
+    room: str
+
+
+@dataclass(slots=True)
+class SetSession:
+    data: bytes
+
+
+@dataclass(slots=True)
+class Publish:
+    """A message to every member of a room but `exclude`; `all_nodes` also to members on other gateways (at most once)."""
+
+    room: str
+    payload: bytes
+    exclude: int | str | None = None  # a conn of this node or any connection's UUID
+    all_nodes: bool = False
+
+
+@dataclass(slots=True)
+class ToBus:
+    """A message for the backends."""
+
+    subject: str
+    data: bytes
+
+
+@dataclass(slots=True)
+class Close:
+    code: int
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class Count:
+    """Adds one to a counter of the profile, by name and label value, and logs `detail` at the profile's level for it."""
+
+    name: str
+    label: str = ""
+    detail: str = ""
+
+
+@dataclass(slots=True)
+class Verify:
+    """Asks for a token to be checked. Answered at once with `Claims` or `Rejected`."""
+
+    token: str
+
+
+@dataclass(slots=True)
+class Call:
+    """A request to an upstream, by name. The answer is whatever the upstream's contract says; the connection's next message waits."""
+
+    upstream: str
+    method: str
+    payload: Any = None
+
+
+@dataclass(slots=True)
+class Claims:
+    """A verified token's content."""
+
+    values: Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class Rejected:
+    """Why a token was not accepted: a word for the log and the metric, never shown to the client."""
+
+    reason: str
+
+
+Action: TypeAlias = (
+    Admit | Refuse | Reply | Send | Join | Leave | SetSession | Publish | ToBus | Close | Count | Verify | Call
+)
+Steps: TypeAlias = Generator[Action, Any, None]
+
+
+class Profile(Protocol):
+    """A protocol's decisions. Implementations live in `profiles/`, one file each, and export themselves as `PROFILE`."""
+
+    def on_open(self, upgrade: Upgrade) -> Steps:
+        """Must yield exactly one `Admit` or `Refuse`."""
+
+    def on_message(self, session: Session, payload: bytes, text: bool) -> Steps: ...
+
+    def on_bus(self, message: BusMessage) -> Iterable[Action]:
+        """`Publish`, `Send` and `Count` only."""
+
+    def on_close(self, session: Session, code: int) -> Steps: ...
+
+
+@dataclass(frozen=True)
+class MetricNames:
+    """What the original calls its metrics; they are part of a profile's contract. Full names, as scraped."""
+
+    connections_current: str
+    connections_total: str
+    rooms: str
+    messages_received: str
+    messages_sent: str
+    messages_from_bus: str
+    auth_success: str
+    auth_failure: str
+    latency: str
+    latency_buckets: tuple[float, ...]
+    errors: str  # counter with the label `type`
+
+
+@dataclass(frozen=True)
+class ProfileSpec:
+    """Everything the composition root must know of a profile; each file in `profiles/` exports one as `PROFILE`."""
+
+    name: str
+    summary: str
+    ws_paths: tuple[str, ...]
+    headers: tuple[str, ...]  # request headers that `on_open` reads
+    # environment variable -> setting key; a prefix rule first ("GATEWAY_" + key with "." -> "_"), then single names
+    env_prefix: str
+    env_names: Mapping[str, str]
+    defaults: Mapping[str, Any]  # setting key -> default where it differs from config.py
+    bus: str | None  # setting key that holds the bus URL, None = no bus
+    needs_token: bool
+    metrics: MetricNames | None
+    build: Callable[[Any], Profile]  # Settings -> Profile
+
+
+@runtime_checkable
+class HasWelcome(Protocol):
+    """A profile that describes itself at `/` and `/health` in the original's words."""
+
+    def welcome(self, health: Mapping[str, Any]) -> Mapping[str, Any]: ...

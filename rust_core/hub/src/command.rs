@@ -1,0 +1,39 @@
+//! What the application tells a shard to do.
+//!
+//! Rule: a command names its connection; one that is gone by then is ignored, never an error, because the application cannot know.
+
+use crate::id::ConnId;
+
+/// An application message to one connection.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Payload {
+    pub bytes: Box<[u8]>,
+    pub text: bool,
+}
+
+#[derive(Debug)]
+pub enum Command {
+    /// Answers an upgrade with 101; joins, then sends, then (if asked) closes.
+    Admit {
+        conn: ConnId,
+        /// Opaque to the engine: what the profile wants handed back with each event of this connection.
+        session: Box<[u8]>,
+        /// Hash of the user for the per-user limit, kept until the connection ends.
+        user: Option<u64>,
+        rooms: Vec<Box<str>>,
+        payloads: Vec<Payload>,
+        /// The chosen `Sec-WebSocket-Protocol`, one of those offered.
+        protocol: Option<Box<str>>,
+        close: Option<(u16, Box<str>)>,
+    },
+    /// Answers an upgrade with an HTTP status and ends the connection.
+    Refuse { conn: ConnId, status: u16, body: Box<[u8]>, retry_after_s: Option<u32> },
+    Send { conn: ConnId, payload: Payload },
+    Join { conn: ConnId, room: Box<str> },
+    Leave { conn: ConnId, room: Box<str> },
+    Session { conn: ConnId, session: Box<[u8]> },
+    /// Sends what is owed, then a close frame; the TCP end follows the peer's answer.
+    Close { conn: ConnId, code: u16, reason: Box<str> },
+    /// Refuses new upgrades with 503, delivers what is owed, closes everybody with 1001 spread evenly over `within_ms`.
+    Drain { within_ms: u64 },
+}

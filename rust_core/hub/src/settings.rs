@@ -1,0 +1,70 @@
+//! What a shard must know before it opens: every bound of a connection, each set by Python's `config.py`, which gives the reasons.
+//!
+//! Rule: plain data, shared by all shards, never changed after the start. Durations are milliseconds, sizes are bytes.
+
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Exact paths on which a WebSocket upgrade is expected; every other request is the HTTP app's.
+    pub ws_paths: Vec<String>,
+    /// Lower-case names of the request headers that `Event::Upgrade` carries, in this order.
+    pub headers: Vec<String>,
+    pub head_bytes_max: usize,
+    pub headers_max: usize,
+    /// From accept to the decision of the application, TLS and PROXY header included.
+    pub handshake_ms: u64,
+    /// A PROXY protocol header (v1 or v2) must come first on every connection.
+    pub proxy_protocol: bool,
+    pub message_bytes_max: usize,
+    pub fragments_max: usize,
+    /// Client messages a second, and how many may come at once; 0 = no limit.
+    pub message_rate: u32,
+    pub message_burst: u32,
+    pub rooms_max: usize,
+    pub ping_interval_ms: u64,
+    pub pong_timeout_ms: u64,
+    pub write_timeout_ms: u64,
+    /// How long the peer may take to answer a close frame.
+    pub close_timeout_ms: u64,
+    pub outbox_bytes_max: usize,
+    /// Owed by all connections of this shard together.
+    pub outbox_total_max: usize,
+    pub outbox_policy: OutboxPolicy,
+    pub compression: bool,
+    /// Connections this shard may hold: bounded by the descriptors of its table.
+    pub slots_max: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OutboxPolicy {
+    /// Who owes more than the bound is closed with 1013: never a silent gap.
+    Close,
+    /// The newest message is dropped once this many are owed: the original attchat-gateway's behaviour.
+    Drop { messages_max: u32 },
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            ws_paths: vec!["/ws".into()],
+            headers: vec!["authorization".into(), "origin".into()],
+            head_bytes_max: 16 * 1024,
+            headers_max: 100,
+            handshake_ms: 10_000,
+            proxy_protocol: false,
+            message_bytes_max: 64 * 1024,
+            fragments_max: 1024,
+            message_rate: 100,
+            message_burst: 200,
+            rooms_max: 1000,
+            ping_interval_ms: 30_000,
+            pong_timeout_ms: 10_000,
+            write_timeout_ms: 10_000,
+            close_timeout_ms: 5_000,
+            outbox_bytes_max: 1 << 20,
+            outbox_total_max: 256 << 20,
+            outbox_policy: OutboxPolicy::Close,
+            compression: false,
+            slots_max: 16_384,
+        }
+    }
+}

@@ -1,0 +1,8 @@
+"""Prints the runtime dependencies of pyproject.toml, one a line: pip can install a group but not "the dependencies, without the package"."""
+
+import pathlib
+import sys
+import tomllib
+
+project = tomllib.loads(pathlib.Path("pyproject.toml").read_text())["project"]
+sys.stdout.write("\n".join(project["dependencies"]) + "\n")
