@@ -1,21 +1,22 @@
 """What the gateway counts in Python: plain numbers, written by `gateway.py`, read by `metrics.py` at scrape time.
 
-Why not the metric library's own objects: a locked increment a message would be paid on the data path, and their names belong
-to a profile's contract. The engine counts its own half (`Engine.stats`). Rule: nothing here is computed before a scrape asks.
+Why not the metric library's own objects: a locked increment a message would be paid on the data path, and their names
+belong to a profile's contract. The engine counts its own half (`Engine.stats`). Rule: nothing here is computed before a
+scrape asks.
 """
 
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-# Seconds from a bus message's receipt to its hand-over. The bounds of the first contract we serve: most hand-overs take less
-# than 1 ms, and 1 s is where an operator should look at `tidegate_bus_lag_messages` instead.
+# Seconds from a bus message's receipt to its hand-over. The bounds of the first contract we serve: most hand-overs take
+# less than 1 ms, and 1 s is where an operator should look at `tidegate_bus_lag_messages` instead.
 LATENCY_BUCKETS: tuple[float, ...] = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 
 # Label values that exist from the start, at 0, so that an alert on "rate > 0" sees the first error too.
 ERROR_TYPES: tuple[str, ...] = ("bad_json", "queue_full", "slow_close", "nats_decode", "nats_publish", "no_target")
 
-# Label values beyond the known ones come from profiles' code, never from clients; the bound is for a profile that forgets this.
+# Label values beyond the known ones come from profiles' code, never from clients; the bound is for one that forgets this.
 ERROR_TYPES_MAX = 64
 
 
