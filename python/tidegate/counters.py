@@ -1,47 +1,48 @@
-"""What Python counts while it works: plain numbers that cost nanoseconds to add to and are read at scrape time.
+"""What the gateway counts in Python: plain numbers, written by `gateway.py`, read by `metrics.py` at scrape time.
 
-Rule: written only from the event loop's thread, without a lock; `metrics.py` gives them their names. The engine counts for itself.
+Why not the metric library's own objects: a locked increment a message would be paid on the data path, and their names
+belong to a profile's contract. The engine counts its own half (`Engine.stats`). Rule: nothing here is computed before a
+scrape asks.
 """
 
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-# From the seed: .1 ms to 1 s covers a hand-over in memory as well as a stalled engine
-LATENCY_BUCKETS_S = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+# Seconds from a bus message's receipt to its hand-over. The bounds of the first contract we serve: most hand-overs take
+# less than 1 ms, and 1 s is where an operator should look at `tidegate_bus_lag_messages` instead.
+LATENCY_BUCKETS: tuple[float, ...] = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 
+# Label values that exist from the start, at 0, so that an alert on "rate > 0" sees the first error too.
+ERROR_TYPES: tuple[str, ...] = ("bad_json", "queue_full", "slow_close", "nats_decode", "nats_publish", "no_target")
 
-class Histogram:
-    """Observations by upper bound: `counts[i]` are those <= `bounds[i]` and above the bound before; the last one is the rest."""
-
-    __slots__ = ("bounds", "counts", "total")
-
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self.bounds = tuple(bounds)
-        self.counts = [0] * (len(self.bounds) + 1)
-        self.total = 0.0
-
-    def observe(self, value: float) -> None:
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
+# Label values beyond the known ones come from profiles' code, never from clients; the bound is for one that forgets this.
+ERROR_TYPES_MAX = 64
 
 
 @dataclass(slots=True)
-class Counters:
-    """Totals since the start, except where a name ends in `_now`."""
+class GatewayCounters:
+    """Totals since the start. One thread writes; a scrape may read at any moment."""
 
     auth_success: int = 0
     auth_failure: int = 0
     messages_from_bus: int = 0
-    profile_errors: int = 0  # exceptions in a profile; each cost one connection or one bus message
-    broadcasts_out: int = 0
-    broadcasts_in: int = 0
-    bus_pressed: int = 0  # batches that waited for the engine before they were acknowledged
-    bus_batches_now: int = 0  # handed to the gateway, not returned yet
-    calls_now: int = 0  # connections that wait for an upstream
-    publishes_now: int = 0  # messages for backends that are not confirmed yet
-    restarts: Counter[str] = field(default_factory=Counter)  # background tasks that died, by name
-    errors: Counter[str] = field(default_factory=Counter)  # by type: the label of the profile's error metric
-    counts: Counter[tuple[str, str]] = field(default_factory=Counter)  # a profile's own, by name and label
-    latency: Histogram = field(default_factory=lambda: Histogram(LATENCY_BUCKETS_S))
+    broadcasts: int = 0  # bus messages and client events turned into a PUBLISH
+    profile_errors: int = 0  # exceptions that escaped a profile; each cost one connection or one bus message
+    errors: dict[str, int] = field(default_factory=lambda: dict.fromkeys(ERROR_TYPES, 0))
+    latency_bounds: Sequence[float] = LATENCY_BUCKETS  # ascending, seconds, without +Inf
+    latency_counts: list[int] = field(default_factory=list)  # one a bound and one beyond; not cumulative
+    latency_sum: float = 0.0  # seconds
+
+    def __post_init__(self) -> None:
+        self.latency_counts = [0] * (len(self.latency_bounds) + 1)
+
+    def observe_latency(self, seconds: float, messages: int = 1) -> None:
+        """Counts `messages` that each took `seconds`: a batch is handed over as one."""
+        self.latency_counts[bisect_left(self.latency_bounds, seconds)] += messages
+        self.latency_sum += seconds * messages
+
+    def count_error(self, kind: str) -> None:
+        if kind not in self.errors and len(self.errors) >= ERROR_TYPES_MAX:
+            kind = "other"
+        self.errors[kind] = self.errors.get(kind, 0) + 1
