@@ -70,7 +70,9 @@ def test_imports_point_downward_only(path: Path) -> None:
     depth = layer_of(own)
     assert depth >= 0, f"{path.name} has no layer: name it in tests/test_tidy.py and docs/ARCHITECTURE.md"
     for name in imported(path) - known:
-        assert layer_of(name) >= depth, f"{path.name} imports {name}, which is above it: pass what it needs as an argument"
+        assert layer_of(name) >= depth, (
+            f"{path.name} imports {name}, which is above it: pass what it needs as an argument"
+        )
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "profiles").glob("[a-z]*.py")), ids=lambda p: p.stem)
@@ -85,7 +87,9 @@ def test_a_profile_imports_only_vocabulary_the_standard_library_and_orjson(path:
             allowed = top in sys.stdlib_module_names or top == "orjson"
             allowed = allowed or (top == "tidegate" and name.split(".")[1] in VOCABULARY)
             assert allowed, f"{path.name} imports {name}: a profile decides, gateway.py acts"
-            assert top not in {"asyncio", "socket", "time", "threading"}, f"{path.name} imports {top}: time and I/O come from outside"
+            assert top not in {"asyncio", "socket", "time", "threading"}, (
+                f"{path.name} imports {top}: time and I/O come from outside"
+            )
 
 
 @pytest.mark.parametrize("path", tracked(".py", ".rs", ".pyi"), ids=lambda p: str(p.relative_to(ROOT)))
@@ -105,10 +109,14 @@ def test_functions_fit_on_a_screen(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = (node.end_lineno or node.lineno) - node.lineno + 1
-            assert length <= FUNCTION_LINES_MAX, f"{path.name}:{node.lineno} {node.name} has {length} lines: name its steps"
+            assert length <= FUNCTION_LINES_MAX, (
+                f"{path.name}:{node.lineno} {node.name} has {length} lines: name its steps"
+            )
 
 
-@pytest.mark.parametrize("path", tracked(".py", ".rs", ".md", ".toml", ".yaml", ".yml", "Makefile", "Dockerfile"), ids=str)
+@pytest.mark.parametrize(
+    "path", tracked(".py", ".rs", ".md", ".toml", ".yaml", ".yml", "Makefile", "Dockerfile"), ids=str
+)
 def test_nothing_is_left_unfinished_or_tied_to_one_machine(path: Path) -> None:
     if path == Path(__file__):
         return

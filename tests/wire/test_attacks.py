@@ -1,0 +1,26 @@
+"""What a hostile client can do, done: the process stays, its memory stays bounded, an innocent client is served meanwhile.
+
+How long the innocent one waits is measured by `bench/attacks.py`, which runs the same attacks.
+"""
+
+import pytest
+
+from tests.gateways import Gateway
+from tests.wire.attacks import ATTACKS, BYSTANDER, Attack
+from tests.wire.client import Raw, frame
+
+MEMORY_MAX = 40 << 20  # what all attackers of one attack together may make the process grow by
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
+def test_an_attack_costs_the_attacker_only(strict: Gateway, attack: Attack) -> None:
+    before = strict.memory_bytes()
+    with Raw(strict.port) as innocent:
+        innocent.open()
+        for step in attack(strict.port):
+            innocent.send(frame(BYSTANDER))
+            assert innocent.read().payload == BYSTANDER, step
+            assert strict.memory_bytes() - before < MEMORY_MAX, step
+    assert strict.is_alive()
+    assert "Traceback" not in strict.log_text()
+    assert "panicked" not in strict.log_text()
