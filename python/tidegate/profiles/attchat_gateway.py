@@ -119,7 +119,7 @@ class AttchatGateway:
     def _is_origin_allowed(self, origin: str) -> bool:
         """Programs that are no browsers send no Origin and carry no ambient credentials: they pass."""
         allowed = self._rules.allowed_origins
-        return not origin or not allowed or origin in allowed or "*" in allowed
+        return not origin or not allowed or origin in allowed
 
     def _admit(self, upgrade: Upgrade, claims: Mapping[str, Any], user: str) -> Admit:
         shown = _shown(upgrade, claims, user)
@@ -371,7 +371,7 @@ PROFILE = ProfileSpec(
     ws_paths=("/ws",),
     headers=("authorization", "origin"),
     env_prefix="GATEWAY_",
-    env_names={"LOG_LEVEL": "log.level", "APP_ENV": "log.app_env", "GATEWAY_NODE_ID": "node_id"},
+    env_names={"LOG_LEVEL": "log.level", "APP_ENV": "log.production", "GATEWAY_NODE_ID": "node_id"},
     defaults={},
     bus="nats.url",
     needs_token=True,
