@@ -60,9 +60,16 @@ class Gateway:
 
     def metrics(self) -> dict[str, float]:
         """Samples by name with labels, as scraped: `gateway_errors_total{type="bad_json"}` -> value."""
+        samples = (line.rsplit(" ", 1) for line in self._exposition() if not line.startswith("#"))
+        return {name: float(value) for name, value in samples}
+
+    def metric_types(self) -> dict[str, str]:
+        declared = (line.split() for line in self._exposition() if line.startswith("# TYPE "))
+        return {name: kind for _, _, name, kind in declared}
+
+    def _exposition(self) -> list[str]:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=5) as answer:
-            lines = answer.read().decode().splitlines()
-        return {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in lines if not line.startswith("#")}
+            return str(answer.read(), "utf-8").splitlines()
 
     def refused(self, reason: str) -> float:
         return self.metrics()[f'tidegate_refused_total{{reason="{reason}"}}']

@@ -1,4 +1,4 @@
-"""The contract of attchat-gateway with a real nats-server: two gateways, real streams, restarts in the middle of traffic."""
+"""The contract of attchat-gateway with a real nats-server: two gateways, real streams, restarts under traffic."""
 
 import asyncio
 import contextlib
