@@ -16,7 +16,7 @@ LATENCY_BUCKETS: tuple[float, ...] = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.025,
 # Label values that exist from the start, at 0, so that an alert on "rate > 0" sees the first error too.
 ERROR_TYPES: tuple[str, ...] = ("bad_json", "queue_full", "slow_close", "nats_decode", "nats_publish", "no_target")
 
-# Label values beyond the known ones come from profiles' code, never from clients; the bound is for one that forgets this.
+# Label values beyond the known ones come from profiles' code, never from clients; the bound is for one that forgets it.
 ERROR_TYPES_MAX = 64
 
 
