@@ -72,10 +72,43 @@ lint: setup ## Formatting, clippy, ruff, mypy, stubtest, purity of the hub
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest tidegate._core
 
-format: setup ## Formats Rust and Python
+format: setup ## Formats Rust and Python, refreshes what the README takes from the code
 	cargo fmt --all
-	$(BIN)/ruff format .
+	$(BIN)/ruff format --quiet .
 	$(BIN)/ruff check --fix .
+	$(BIN)/python tools/readme.py
+
+FUZZ_SECONDS ?= 60
+fuzz: tools ## Fuzzes upgrade, frame, deflate and hub operations, FUZZ_SECONDS each (needs the nightly toolchain)
+	@rustup toolchain list 2>/dev/null | grep -q nightly || { echo "fuzzing needs a nightly compiler. Install it with:"; \
+	  echo "    rustup toolchain install nightly"; exit 1; }
+	@command -v cargo-fuzz >/dev/null || { echo "==> installing cargo-fuzz"; cargo install --quiet --locked cargo-fuzz; }
+	@for target in upgrade frame deflate hub; do echo "==> fuzzing $$target for $(FUZZ_SECONDS) s"; \
+	  (cd rust_core && CARGO_TARGET_DIR= cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1) || exit 1; done
+
+$(VENV)/.bench: pyproject.toml $(VENV)/.extension $(VENV)/.dev
+	@echo "==> installing the load generators"
+	@$(BIN)/pip install --quiet --group bench
+	@touch $@
+
+bench: tools $(VENV)/.bench ## All benchmarks beside the raw limit program; writes bench/results (about half an hour)
+	@cargo build --release --quiet --package tidegate-limit --package tidegate-loadgen
+	@for name in connections handshakes fanout latency; do $(BIN)/python bench/$$name.py || exit 1; done
+
+bench-quick: tools $(VENV)/.bench ## A short form of every benchmark, about a minute
+	@cargo build --release --quiet --package tidegate-limit --package tidegate-loadgen
+	@for name in connections handshakes fanout latency; do $(BIN)/python bench/$$name.py --quick || exit 1; done
+
+wheel: tools $(VENV)/.runtime ## dist/: one wheel for CPython 3.11 and later, and the sdist
+	@rm -rf dist
+	$(BIN)/maturin build --release --out dist --quiet
+	$(BIN)/maturin sdist --out dist --quiet
+	@ls -l dist
+
+image: ## The container image, by docker or buildah, whichever is there
+	@if command -v buildah >/dev/null; then buildah bud --format docker --tag tidegate .; \
+	elif command -v docker >/dev/null; then docker build --tag tidegate .; \
+	else echo "an image needs docker or buildah. Install one with:"; echo "    sudo apt-get install -y buildah"; exit 1; fi
 
 clean: ## Removes everything that the other verbs made
 	rm -rf $(VENV) target dist rust_core/fuzz/target

@@ -6,6 +6,7 @@ Each failure says what to do instead. The limits come from docs/ARCHITECTURE.md,
 import ast
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -77,8 +78,6 @@ def test_imports_point_downward_only(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "profiles").glob("[a-z]*.py")), ids=lambda p: p.stem)
 def test_a_profile_imports_only_vocabulary_the_standard_library_and_orjson(path: Path) -> None:
-    import sys
-
     for node in ast.walk(ast.parse(path.read_text())):
         names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
         names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
@@ -156,3 +155,11 @@ def test_python_and_rust_carry_one_version() -> None:
 
     workspace = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]["version"]
     assert tidegate.__version__ == workspace
+
+
+def test_the_readme_says_what_the_code_says() -> None:
+    sys.path.insert(0, str(ROOT / "tools"))
+    import readme
+
+    text = readme.README.read_text()
+    assert text == readme.rendered(text), "the README drifted from the code: run `make format`"
