@@ -1,7 +1,7 @@
 """Fails when the hub gains a dependency that could have a socket, a clock or a thread.
 
-`clippy.toml` in rust_core/hub forbids the standard library's own; this list is the rest of the wall (docs/ARCHITECTURE.md,
-"The hub is pure"). Rule: a crate is added here only after its source was read for I/O.
+`clippy.toml` in rust_core/hub forbids the standard library's own; this list is the rest of the wall.
+Rule: a crate is added here only after its source was read for I/O.
 """
 
 import subprocess

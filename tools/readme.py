@@ -1,6 +1,6 @@
 """Writes into README.md what must not drift from the code: the settings, the source of `echo`, the measured figures.
 
-`make format` runs it; tests/test_tidy.py fails where the file on disk differs. Rule: figures come from bench/results/ only.
+`make format` runs it; tests/test_tidy.py fails where the file differs. Rule: figures come from bench/results/ only.
 """
 
 import json
@@ -44,10 +44,8 @@ def figures() -> str:
         lines += [f"| {' | '.join(row)} |" for row in result["readme"]]
     machine = next(iter(results.values()))["machine"]
     days = sorted({result["date"] for result in results.values()})
-    lines += [
-        "",
-        f"Measured {' to '.join(dict.fromkeys((days[0], days[-1])))} on {machine['summary']}, clients on the same machine; medians.",
-    ]
+    when = " to ".join(dict.fromkeys((days[0], days[-1])))
+    lines += ["", f"Measured {when} on {machine['summary']}, clients on the same machine; medians."]
     return "\n".join(lines)
 
 

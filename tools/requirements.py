@@ -1,4 +1,4 @@
-"""Prints the runtime dependencies of pyproject.toml, one a line: pip can install a group but not "the dependencies, without the package"."""
+"""Prints the runtime dependencies of pyproject.toml, one a line: pip can't install them without the package itself."""
 
 import pathlib
 import sys
