@@ -1,20 +1,61 @@
-"""The options of the native engine, typed: the one place where Python's names meet the engine's.
+"""What crosses the boundary to the native engine, typed: options in, events out, commands in.
 
-Rule: plain numbers and strings; `config.py` gives each its default and reason, `app.py` fills this in.
+Rule: plain numbers, strings and bytes. Times are milliseconds, sizes bytes, rates a second; 0 switches a limit off where
+it says so. `settings.py` gives each option its default and reason, `app.py` fills them in. A `conn` is an int that is
+never reused while the process lives; text is UTF-8 `bytes`; a room name is `str`. The numbers that events and commands
+start with are constants of `tidegate._core`.
 """
 
-from typing import TypedDict
+from collections.abc import Sequence
+from typing import Literal, TypeAlias, TypedDict
+
+# UPGRADE, conn, peer address, target as sent, and one value for each name in Options["headers"]
+UpgradeEvent: TypeAlias = tuple[Literal[1], int, str, bytes, tuple[bytes | None, ...]]
+# MESSAGE, conn, session, payload, and whether it is text
+MessageEvent: TypeAlias = tuple[Literal[2], int, bytes, bytes, bool]
+# CLOSED, conn, session, and the close code as in RFC 6455 section 7.4; the last event of its connection
+ClosedEvent: TypeAlias = tuple[Literal[3], int, bytes, int]
+Event: TypeAlias = UpgradeEvent | MessageEvent | ClosedEvent
+
+# ADMIT, conn, session, user or None, rooms, texts, subprotocol or None, and close code with reason or None
+AdmitCommand: TypeAlias = tuple[
+    Literal[1], int, bytes, str | None, Sequence[str], Sequence[bytes], str | None, tuple[int, str] | None
+]
+# REFUSE, conn, HTTP status, body (JSON), and Retry-After in seconds or None
+RefuseCommand: TypeAlias = tuple[Literal[2], int, int, bytes, int | None]
+# SEND, conn, payload, and whether it is text
+SendCommand: TypeAlias = tuple[Literal[3], int, bytes, bool]
+# PUBLISH, room, payload, whether it is text, and who is excluded: a conn, a UUID as `Engine.uuid` gives it, or None
+PublishCommand: TypeAlias = tuple[Literal[4], str, bytes, bool, int | str | None]
+# JOIN, conn, room
+JoinCommand: TypeAlias = tuple[Literal[5], int, str]
+# LEAVE, conn, room
+LeaveCommand: TypeAlias = tuple[Literal[6], int, str]
+# SESSION, conn, session
+SessionCommand: TypeAlias = tuple[Literal[7], int, bytes]
+# CLOSE, conn, code, reason
+CloseCommand: TypeAlias = tuple[Literal[8], int, int, str]
+Command: TypeAlias = (
+    AdmitCommand
+    | RefuseCommand
+    | SendCommand
+    | PublishCommand
+    | JoinCommand
+    | LeaveCommand
+    | SessionCommand
+    | CloseCommand
+)
 
 
 class Options(TypedDict):
-    """Every key is required. Times are milliseconds, sizes bytes, rates a second; 0 switches a limit off where it says so."""
+    """Every key is required, and no other is taken."""
 
     host: str
     port: int  # 0 = any free port
     shards: int  # 0 = as many as cores and max_connections need
     ws_paths: list[str]
     headers: list[str]  # lower-case names of the headers that UPGRADE carries
-    http_socket: str  # abstract UNIX socket name (without the NUL) of the HTTP app; requests that are no upgrade are relayed there
+    http_socket: str  # abstract UNIX socket (without the NUL) of the HTTP app: requests that are no upgrade go there
     connections_max: int
     connections_per_address_max: int  # 0 = no limit
     connections_per_user_max: int  # 0 = no limit

@@ -1,0 +1,194 @@
+"""Carries out what a profile's steps yield for one connection: each kind of action has one method of a line or two.
+
+Rule: actions become commands in the order of the decisions; nothing is submitted or awaited here.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final, Protocol, TypeAlias
+
+from tidegate._core import ADMIT, CLOSE, JOIN, LEAVE, PUBLISH, REFUSE, SEND, SESSION
+from tidegate.buses import Bus
+from tidegate.counters import GatewayCounters
+from tidegate.engine import Command
+from tidegate.errors import BusError
+from tidegate.gateway import broadcast
+from tidegate.gateway.faults import Faults, ProfileError
+from tidegate.gateway.handover import INTERNAL_ERROR
+from tidegate.gateway.sessions import FreshSessions
+from tidegate.profile import (
+    Admit,
+    Call,
+    Claims,
+    Close,
+    Count,
+    Join,
+    Leave,
+    Publish,
+    Refuse,
+    Rejected,
+    Reply,
+    Send,
+    SetSession,
+    ToBus,
+    Verify,
+)
+
+# Messages for backends that are not confirmed yet: 64 MiB of the longest, a million a second at 1 ms a confirmation
+PUBLISHES_MAX = 1024
+# The label that the attchat contract gives to a message that no backend confirmed
+PUBLISH_ERROR = "nats_publish"
+# The answer to `Call`: the steps must wait
+WAIT: Final = object()
+
+Act: TypeAlias = Callable[[int, Any], Any]
+
+
+class Verifier(Protocol):
+    def verify(self, token: str) -> Claims | Rejected: ...
+
+
+class Actions:
+    def __init__(
+        self,
+        uuid_of: Callable[[int], str],
+        auth: Verifier,
+        bus: Bus | None,
+        *,
+        counters: GatewayCounters,
+        faults: Faults,
+    ) -> None:
+        self._uuid_of = uuid_of
+        self._auth = auth
+        self._bus = bus
+        self._counters = counters
+        self._faults = faults
+        self._commands: list[Command] = []
+        self._unanswered: dict[int, bool] = {}  # upgrades without Admit or Refuse; True = a token was accepted
+        self._publishing: set[asyncio.Task[None]] = set()
+        self.fresh = FreshSessions()
+        self.by_type: dict[type, Act] = {
+            Reply: self._reply,
+            Send: self._send,
+            Join: self._join,
+            Leave: self._leave,
+            Publish: self._publish,
+            Admit: self._admit,
+            Refuse: self._refuse,
+            SetSession: self._set_session,
+            Close: self._close,
+            Count: self._count,
+            ToBus: self._to_bus,
+            Verify: self._verify,
+            Call: lambda _conn, _action: WAIT,
+        }
+
+    def take(self) -> list[Command]:
+        """All commands since the last time."""
+        commands, self._commands = self._commands, []
+        return commands
+
+    def expect_answer(self, conn: int) -> None:
+        self._unanswered[conn] = False
+
+    def owes_answer(self, conn: int) -> bool:
+        return conn in self._unanswered
+
+    def abort(self, conn: int) -> None:
+        """The profile failed on this connection: it ends, and the client learns no details."""
+        if self._unanswered.pop(conn, None) is not None:
+            self._commands.append((REFUSE, conn, 500, INTERNAL_ERROR, None))
+        else:
+            self.close(conn, 1011, "internal error")
+
+    def close(self, conn: int, code: int, reason: str) -> None:
+        self._commands.append((CLOSE, conn, code, reason))
+
+    def _admit(self, conn: int, action: Admit) -> None:
+        verified = self._unanswered.pop(conn, None)
+        if verified is None:
+            raise ProfileError("Admit answers an upgrade, once")
+        if verified and action.close is None:
+            self._counters.auth_success += 1
+        # a tuple in the order of the stub; built by hand, as this runs for each connection of a storm
+        end, protocol = action.close, action.subprotocol
+        self._commands.append((ADMIT, conn, action.session, action.user, action.rooms, action.texts, protocol, end))
+
+    def _refuse(self, conn: int, action: Refuse) -> None:
+        if self._unanswered.pop(conn, None) is None:
+            raise ProfileError("Refuse answers an upgrade, once")
+        self._commands.append((REFUSE, conn, action.status, action.body, action.retry_after_s))
+
+    def _reply(self, conn: int, action: Reply) -> None:
+        self._commands.append((SEND, conn, action.payload, action.text))
+
+    def _send(self, _conn: int, action: Send) -> None:
+        self._commands.append((SEND, action.conn, action.payload, True))
+
+    def _join(self, conn: int, action: Join) -> None:
+        self._commands.append((JOIN, conn, action.room))
+
+    def _leave(self, conn: int, action: Leave) -> None:
+        self._commands.append((LEAVE, conn, action.room))
+
+    def _set_session(self, conn: int, action: SetSession) -> None:
+        self.fresh.set(conn, action.data)
+        self._commands.append((SESSION, conn, action.data))
+
+    def _close(self, conn: int, action: Close) -> None:
+        self._commands.append((CLOSE, conn, action.code, action.reason))
+
+    def _publish(self, _conn: int, action: Publish) -> None:
+        exclude = action.exclude
+        self._commands.append((PUBLISH, action.room, action.payload, True, exclude))
+        self._counters.broadcasts += 1
+        if action.all_nodes and self._bus is not None:
+            uuid = self._uuid_of(exclude) if isinstance(exclude, int) else exclude
+            self._bus.broadcast(broadcast.encode(action.room, action.payload, uuid))
+
+    def _count(self, _conn: int, action: Count) -> None:
+        self.count(action)
+
+    def count(self, action: Count) -> None:
+        if action.name == "auth_failure":
+            self._counters.auth_failure += 1
+            self._faults.tell(action.name, action.detail)
+        else:
+            self._faults.count(action.label or action.name, action.detail)
+
+    def _verify(self, conn: int, action: Verify) -> Claims | Rejected:
+        answer = self._auth.verify(action.token)
+        if isinstance(answer, Rejected):
+            self._counters.auth_failure += 1
+            self._faults.tell("auth_failure", answer.reason)
+        elif conn in self._unanswered:
+            self._unanswered[conn] = True
+        return answer
+
+    def _to_bus(self, _conn: int, action: ToBus) -> None:
+        if self._bus is None:
+            self._faults.count(PUBLISH_ERROR, "a client's message is for the backends, and no bus is configured")
+        elif len(self._publishing) >= PUBLISHES_MAX:
+            self._faults.count(PUBLISH_ERROR, f"{PUBLISHES_MAX} messages wait to be confirmed; a client's was dropped")
+        else:
+            task = asyncio.get_running_loop().create_task(self._confirm(self._bus, action))
+            self._publishing.add(task)
+            task.add_done_callback(self._publishing.discard)
+
+    async def _confirm(self, bus: Bus, action: ToBus) -> None:
+        try:
+            await bus.publish(action.subject, action.data)
+        except BusError as error:
+            self._faults.count(PUBLISH_ERROR, str(error))
+        except Exception as error:
+            # a bus that breaks its contract must not vanish in a task that nobody awaits
+            self._faults.count(PUBLISH_ERROR, f"the bus raised {type(error).__name__}")
+
+    async def settle(self, within_s: float) -> None:
+        """Waits until backends have confirmed what clients sent them, then gives up."""
+        if self._publishing:
+            await asyncio.wait(self._publishing, timeout=within_s)
+        left = list(self._publishing)
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)

@@ -1,0 +1,107 @@
+"""The pump from the bus to rooms: a batch of messages in, one submission out. The bus acknowledges when `deliver` returns.
+
+While the engine is pressed `deliver` does not return, so the bus slows down and nobody's memory fills. Rule: a message
+that the profile fails on is skipped and counted; it never stalls the bus.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+from tidegate._core import PUBLISH, SEND
+from tidegate.counters import GatewayCounters
+from tidegate.engine import Command
+from tidegate.gateway import broadcast
+from tidegate.gateway.faults import Faults, ProfileError
+from tidegate.gateway.handover import EngineLike, HandOver
+from tidegate.profile import BusMessage, Count, Profile, Publish, Send
+
+# The eventfd says when the engine has caught up; looking again by ourselves costs little and survives a lost wake-up
+RELIEF_CHECK_S = 0.1
+# Other nodes' broadcasts that wait for one turn of the loop: 64 MiB of the longest ones
+RECEIVED_MAX = 1024
+
+
+class Backends:
+    def __init__(
+        self,
+        engine: EngineLike,
+        profile: Profile,
+        count: Callable[[Count], None],
+        *,
+        handover: HandOver,
+        faults: Faults,
+        counters: GatewayCounters,
+    ) -> None:
+        self._engine = engine
+        self._profile = profile
+        self._count = count
+        self._handover = handover
+        self._faults = faults
+        self._counters = counters
+        self._received: list[Command] = []
+        self._relieved = asyncio.Event()
+
+    async def deliver(self, batch: Sequence[BusMessage]) -> None:
+        commands: list[Command] = []
+        for message in batch:
+            self._decide(commands, message)
+        pressed = self._handover.submit(commands) if commands else self._engine.pressed()
+        now = time.perf_counter()
+        counters = self._counters
+        counters.messages_from_bus += len(batch)
+        counters.broadcasts += len(commands)
+        for message in batch:
+            counters.observe_latency(now - message.received_at)
+        if pressed:
+            await self._relief()
+
+    def _decide(self, commands: list[Command], message: BusMessage) -> None:
+        try:
+            for action in self._profile.on_bus(message):
+                if type(action) is Publish:
+                    commands.append((PUBLISH, action.room, action.payload, True, action.exclude))
+                elif type(action) is Send:
+                    commands.append((SEND, action.conn, action.payload, True))
+                elif type(action) is Count:
+                    self._count(action)
+                else:
+                    raise ProfileError(f"on_bus may not yield {type(action).__name__}")
+        except Exception as error:
+            self._faults.profile(error)
+
+    async def _relief(self) -> None:
+        while self._engine.pressed():
+            self._relieved.clear()
+            try:
+                async with asyncio.timeout(RELIEF_CHECK_S):
+                    await self._relieved.wait()
+            except TimeoutError:
+                continue
+
+    def check_relief(self) -> None:
+        """The eventfd woke us: the engine may have caught up."""
+        if not self._relieved.is_set() and not self._engine.pressed():
+            self._relieved.set()
+
+    def receive(self, data: bytes) -> None:
+        """A message of another node. All that come in one turn of the loop are submitted together."""
+        message = broadcast.decode(data)
+        if message is None:
+            self._faults.count("broadcast_decode")
+        elif len(self._received) >= RECEIVED_MAX:
+            self._faults.count("broadcast_dropped")
+        else:
+            if not self._received:
+                asyncio.get_running_loop().call_soon(self._publish_received)
+            self._received.append((PUBLISH, message.room, message.payload, True, message.exclude))
+
+    def _publish_received(self) -> None:
+        """Nodes promise each other no more than "at most once": while the engine is pressed, backends go first."""
+        commands, self._received = self._received, []
+        if self._engine.pressed():
+            for _ in commands:
+                self._faults.count("broadcast_dropped")
+        else:
+            self._handover.submit(commands)
+            self._counters.broadcasts += len(commands)

@@ -1,0 +1,193 @@
+"""The pump from clients to the profile: a batch of events in, a batch of commands out.
+
+Steps run to their end without a task of their own; only a `Call` makes one, and what its connection sends meanwhile
+waits in a bounded queue. Rules: an exception in a profile costs its connection only; commands are submitted before
+anything is awaited, so their order is the order of the decisions.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeAlias
+from urllib.parse import unquote_plus
+
+from tidegate._core import CLOSED, MESSAGE, UPGRADE
+from tidegate.engine import ClosedEvent, Event, MessageEvent, UpgradeEvent
+from tidegate.gateway.actions import WAIT, Actions
+from tidegate.gateway.faults import Faults, ProfileError
+from tidegate.gateway.handover import EngineLike, HandOver
+from tidegate.profile import Call, Profile, ProfileSpec, Session, Steps, Upgrade
+
+# Events a batch: 3 ms of messages or 25 ms of upgrades with a new token each: so long may the bus wait for its turn
+BATCH_MAX = 512
+# Messages of one connection that wait for an upstream's answer; who sends more before the first is answered floods
+DEFERRED_MAX = 64
+# An upstream has shorter time-outs of its own; this bounds a connection's silence if it forgets them
+CALL_S = 30.0
+# Query fields looked at: the longest contract knows eleven, and 16 KiB of "&" must not cost a millisecond
+QUERY_FIELDS_MAX = 64
+
+# A request to an upstream: method and payload in, its answer out
+Upstream: TypeAlias = Callable[[str, Any], Awaitable[Any]]
+
+
+class Clients:
+    def __init__(
+        self,
+        engine: EngineLike,
+        spec: ProfileSpec,
+        profile: Profile,
+        *,
+        actions: Actions,
+        handover: HandOver,
+        faults: Faults,
+        upstreams: Mapping[str, Upstream],
+    ) -> None:
+        self._engine = engine
+        self._header_names = spec.headers
+        self._profile = profile
+        self._actions = actions
+        self._handover = handover
+        self._faults = faults
+        self._upstreams = upstreams
+        self._waiting: dict[int, deque[Event]] = {}  # connections with a Call on its way, and what they sent meanwhile
+        self._calls: set[asyncio.Task[None]] = set()
+        self._now = 0.0
+        self._begin: dict[int, Callable[[Any], Steps]] = {
+            UPGRADE: self._begin_upgrade,
+            MESSAGE: self._begin_message,
+            CLOSED: self._begin_close,
+        }
+
+    def pump(self) -> None:
+        """Serves one batch of events."""
+        self._now = time.time()
+        self._actions.fresh.age(self._now)
+        for event in self._engine.drain(BATCH_MAX):
+            queue = self._waiting.get(event[1])
+            if queue is None:
+                self._serve(event)
+            else:
+                self._defer(queue, event)
+        self._flush()
+
+    def _serve(self, event: Event) -> None:
+        waits = self._start(event)
+        if waits is not None:
+            self._waiting[event[1]] = deque()
+            task = asyncio.get_running_loop().create_task(self._converse(event[1], *waits))
+            self._calls.add(task)
+            task.add_done_callback(self._calls.discard)
+
+    def _start(self, event: Event) -> tuple[Steps, Call] | None:
+        conn = event[1]
+        try:
+            steps = self._begin[event[0]](event)
+        except Exception as error:
+            self._blame(conn, error)
+            return None
+        call = self._run(conn, steps)
+        return None if call is None else (steps, call)
+
+    def _begin_upgrade(self, event: UpgradeEvent) -> Steps:
+        _, conn, peer, target, values = event
+        self._actions.expect_answer(conn)
+        path, query = split_target(target)
+        named = zip(self._header_names, values, strict=True)
+        headers = {name: value.decode("latin-1") for name, value in named if value is not None}
+        return self._profile.on_open(Upgrade(conn, self._engine.uuid(conn), peer, path, query, headers, self._now))
+
+    def _begin_message(self, event: MessageEvent) -> Steps:
+        _, conn, data, payload, text = event
+        return self._profile.on_message(self._session(conn, data), payload, text)
+
+    def _begin_close(self, event: ClosedEvent) -> Steps:
+        _, conn, data, code = event
+        return self._profile.on_close(self._session(conn, data), code)
+
+    def _session(self, conn: int, data: bytes) -> Session:
+        fresh = self._actions.fresh
+        return Session(conn, fresh.get(conn, data) if fresh.any else data, self._now, self._engine.uuid)
+
+    def _run(self, conn: int, steps: Steps, answer: Any = None, error: Exception | None = None) -> Call | None:
+        """Carries out steps up to their end, or up to the Call that is returned."""
+        acts = self._actions.by_type
+        send = steps.send
+        try:
+            action = send(answer) if error is None else steps.throw(error)
+            while True:
+                answer = acts[type(action)](conn, action)
+                if answer is WAIT:
+                    return action  # type: ignore[return-value]  # only Call waits
+                action = send(answer)
+        except StopIteration:
+            if self._actions.owes_answer(conn):
+                self._blame(conn, ProfileError("on_open ended without Admit or Refuse"))
+        except Exception as failure:
+            self._blame(conn, failure)
+        return None
+
+    def _blame(self, conn: int, error: Exception) -> None:
+        self._faults.profile(error)
+        self._actions.abort(conn)
+
+    def _flush(self) -> None:
+        if commands := self._actions.take():
+            self._handover.submit(commands)
+
+    def _defer(self, queue: deque[Event], event: Event) -> None:
+        """`CLOSED` is the last event of a connection, so taking it beyond the bound keeps the queue bounded."""
+        if event[0] == CLOSED or len(queue) < DEFERRED_MAX:
+            queue.append(event)
+        else:
+            self._actions.close(event[1], 1008, "too many messages before an answer")
+            self._faults.count("flood")
+
+    async def _converse(self, conn: int, steps: Steps, call: Call) -> None:
+        """Asks until the steps end, then serves what the connection sent meanwhile, in order."""
+        queue = self._waiting[conn]
+        waits: tuple[Steps, Call] | None = (steps, call)
+        while waits is not None:
+            steps, call = waits
+            answer, error = await self._ask(call)
+            self._now = time.time()
+            next_call = self._run(conn, steps, answer, error)
+            waits = None if next_call is None else (steps, next_call)
+            while waits is None and queue:
+                waits = self._start(queue.popleft())
+            if waits is None:
+                del self._waiting[conn]
+            self._flush()
+
+    async def _ask(self, call: Call) -> tuple[Any, Exception | None]:
+        upstream = self._upstreams.get(call.upstream)
+        if upstream is None:
+            return None, ProfileError(f"no upstream is named {call.upstream!r}")
+        try:
+            async with asyncio.timeout(CALL_S):
+                return await upstream(call.method, call.payload), None
+        except Exception as error:
+            return None, error
+
+    async def close(self) -> None:
+        """Gives up on upstreams that have not answered."""
+        left = list(self._calls)
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
+
+def split_target(target: bytes) -> tuple[str, dict[str, str]]:
+    """Path and query of a request target; the first value of a name counts."""
+    path, _, rest = target.decode("utf-8", "replace").partition("?")
+    query: dict[str, str] = {}
+    for field in rest.split("&", QUERY_FIELDS_MAX)[:QUERY_FIELDS_MAX]:
+        name, _, value = field.partition("=")
+        if name:
+            query.setdefault(_unquote(name), _unquote(value))
+    return path, query
+
+
+def _unquote(text: str) -> str:
+    return unquote_plus(text) if "%" in text or "+" in text else text
