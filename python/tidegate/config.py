@@ -24,7 +24,7 @@ from tidegate.settings_sources import (
     find_file,
     profile_layer,
 )
-from tidegate.settings_text import allowed, reason, settings_schema, settings_table, shown, unit
+from tidegate.settings_text import allowed, effective, example, reason, settings_schema, settings_table, shown, unit
 
 __all__ = ["Loaded", "Row", "Settings", "describe", "load", "public_key_text", "settings_schema", "settings_table"]
 
@@ -80,7 +80,7 @@ def load(
 
 def describe(loaded: Loaded) -> list[Row]:
     return [
-        Row(key, shown(key, value_of(loaded.settings, key)), loaded.sources[key], unit(key), reason(key))
+        Row(key, effective(key, value_of(loaded.settings, key)), loaded.sources[key], unit(key), reason(key))
         for key in DEFINITIONS
     ]
 
@@ -108,21 +108,23 @@ def _wrong_value(key: str, value: object, sources: Mapping[str, str], lines: Map
     origin = (
         source if source.startswith(("command", "environment")) or key not in lines else f"{source} line {lines[key]}"
     )
-    what = str(fault["ctx"]["error"]) if fault["type"] == "value_error" else f"allowed is {allowed(key)}"
+    what = f"allowed is {allowed(key)}{example(key)}" if key in DEFINITIONS else "there is no such setting"
     if isinstance(value, str) and value.startswith("tcp://") and source.startswith("environment"):
         what += "; Kubernetes sets this variable for a Service of that name: set enableServiceLinks: false in the pod"
-    elif fault["type"] == "value_error" and allowed(key) not in what:
-        what += f"; allowed is {allowed(key)}"
+    elif fault["type"] == "value_error":
+        what = f"{fault['ctx']['error']}; {what}"
     return f"{key} = {shown(key, value)} ({origin}): {what}"
 
 
 def _refusal(problems: Sequence[str]) -> ConfigError:
-    cure = "`tidegate serve --print-config` shows every setting with its source."
     if len(problems) == 1:
-        return ConfigError(problems[0], cure)
-    listed = "\n".join(f"  - {problem}" for problem in problems[:PROBLEMS_MAX])
-    return ConfigError(f"{len(problems)} settings are wrong:\n{listed}\n", cure)
+        return ConfigError(problems[0], CURE)
+    listed = "".join(f"\n  - {problem}" for problem in problems[:PROBLEMS_MAX])
+    more = f"\n  and {len(problems) - PROBLEMS_MAX} more" if len(problems) > PROBLEMS_MAX else ""
+    return ConfigError(f"{len(problems)} settings are wrong:{listed}{more}", "\n" + CURE)
 
+
+CURE = "Put it right and start again; the README's table lists every setting."
 
 # A file in the wrong format yields hundreds; the first ones say so
 PROBLEMS_MAX = 20

@@ -44,9 +44,16 @@ def _whole(value: object) -> object:
 
 def _word(value: object) -> object:
     """YAML turns `no`, `12` and `1.5` into something else than text: refuse rather than guess what was written."""
+    if not isinstance(value, str):
+        raise ValueError("a text is expected; put it in quotes")
+    return value.strip()
+
+
+def _secret(value: object) -> object:
+    """As it is: blanks at its ends may be part of the key that others sign with."""
     if not isinstance(value, (str, SecretStr)):
         raise ValueError("a text is expected; put it in quotes")
-    return value.strip() if isinstance(value, str) else value
+    return value
 
 
 def _log_level(value: object) -> object:
@@ -106,7 +113,7 @@ Size: TypeAlias = Annotated[
 ]
 Whole: TypeAlias = Annotated[int, BeforeValidator(_whole)]
 Text: TypeAlias = Annotated[str, BeforeValidator(_word)]
-Secret: TypeAlias = Annotated[SecretStr, BeforeValidator(_word)]
+Secret: TypeAlias = Annotated[SecretStr, BeforeValidator(_secret)]
 Texts: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(split_list)]
 Name: TypeAlias = Annotated[
     Text,
@@ -209,7 +216,7 @@ class Ws(Section):
         1024, "fragments", "a message in more is an attack on memory; closed 1009", ge=1, le=1 << 24
     )
     message_rate: Whole = setting(
-        100, "1/s", "messages a connection; people type 5; 0 = no limit; more is closed 1008", ge=0
+        100, "1/s", "messages a connection; people type 5; 0 = no limit; more is closed 1008", ge=0, le=1_000_000
     )
     message_burst: Whole = setting(
         200, "messages", "that may come at once, such as joins after a reconnect", ge=1, le=1_000_000
@@ -231,7 +238,7 @@ class Ws(Section):
         "close", "word", "never a silent gap; drop restores the original, which loses the newest message"
     )
     outbox_messages: Whole = setting(
-        256, "messages", "owed to one connection under outbox_policy=drop; the original's", ge=1
+        256, "messages", "owed to one connection under outbox_policy=drop; the original's", ge=1, le=1_000_000
     )
     backlog_bytes: Size = setting("64MiB", "size", "waiting for fan-out; beyond it the bus is held back", ge=65536)
     read_buffer_size: Whole = setting(4096, "bytes", "no effect: an idle connection owns no buffer", ge=0)

@@ -15,11 +15,9 @@ import yaml
 from tidegate.errors import ConfigError
 from tidegate.profile import ProfileSpec
 from tidegate.settings import DEFINITIONS
-from tidegate.settings_text import environment_name, flag, nearest, shown
+from tidegate.settings_text import COMMON_NAMES, environment_name, flag, nearest, shown
 
 FILE_NAME = "config.yaml"
-# What a machine's ecosystem says rather than a gateway's settings: every profile listens to these
-COMMON_NAMES = {"LOG_LEVEL": "log.level", "APP_ENV": "log.production"}
 
 
 @dataclass(slots=True)

@@ -12,7 +12,10 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from tidegate.settings import DEFINITIONS, Settings
-from tidegate.units import DURATION_EXAMPLES, SIZE_EXAMPLES, format_duration, format_size, parse_duration, parse_size
+from tidegate.units import DURATION_EXAMPLES, SIZE_EXAMPLES, format_duration, format_size
+
+# What a machine's ecosystem says rather than a gateway's settings: every profile listens to these
+COMMON_NAMES = {"LOG_LEVEL": "log.level", "APP_ENV": "log.production"}
 
 MASK = "********"
 # A longer value in a message or a table hides the sentence around it
@@ -41,8 +44,8 @@ def allowed(key: str) -> str:
     if field.annotation is bool:
         return "true or false"
     kinds = {
-        "time": f"a duration such as {DURATION_EXAMPLES}",
-        "size": f"bytes or a size such as {SIZE_EXAMPLES}",
+        "time": "a duration",
+        "size": "a size",
         "list": "a list of texts",
         "path": "the path of a file",
         "address": "an address to listen on",
@@ -50,6 +53,12 @@ def allowed(key: str) -> str:
     }
     kind = kinds.get(unit(key), "a whole number" if field.annotation is int else "a text")
     return kind + _bounds(key, field)
+
+
+def example(key: str) -> str:
+    """How to write what `allowed` says, where that is not plain."""
+    examples = {"time": f", written like {DURATION_EXAMPLES}", "size": f", written like {SIZE_EXAMPLES}"}
+    return examples.get(unit(key), "")
 
 
 def _bounds(key: str, field: FieldInfo) -> str:
@@ -67,7 +76,7 @@ def _written(key: str, number: Any) -> str:
 
 
 def shown(key: str, value: object) -> str:
-    """A value, raw or read, for people; secrets masked, passwords in URLs too."""
+    """A value as somebody wrote it, for a message; secrets masked, passwords in URLs too."""
     if key not in DEFINITIONS:
         return MASK if SECRET_LOOKING.search(key) else _clipped(value)
     if unit(key) == "secret":
@@ -75,18 +84,14 @@ def shown(key: str, value: object) -> str:
         return MASK if text not in {"", None} else ""
     if unit(key) == "PEM":
         return "(a PEM text)" if value else ""
-    if unit(key) == "time":
-        return _read_back(value, parse_duration, format_duration)
-    if unit(key) == "size":
-        return _read_back(value, parse_size, format_size)
     return re.sub(r"//[^@/,\s]*@", f"//{MASK}@", _clipped(value))
 
 
-def _read_back(value: object, parse: Any, write: Any) -> str:
-    try:
-        return str(write(value if isinstance(value, (int, float)) and not isinstance(value, bool) else parse(value)))
-    except ValueError:
-        return _clipped(value)
+def effective(key: str, value: object) -> str:
+    """A value as it was understood, in the form in which people write it."""
+    if isinstance(value, (int, float)) and unit(key) in {"time", "size"}:
+        return _written(key, value)
+    return shown(key, value)
 
 
 def _clipped(value: object) -> str:
@@ -126,7 +131,8 @@ def settings_table(prefix: str = "GATEWAY_") -> str:
     rows = ["| key | environment | default | allowed | why |", "|---|---|---|---|---|"]
     for key in DEFINITIONS:
         written = "the host name" if key == "node_id" else shown(key, default(key))
-        cells = (f"`{key}`", f"`{environment_name(prefix, key)}`", f"`{written}`" if written else "empty", allowed(key))
+        names = [name for name, of in COMMON_NAMES.items() if of == key] or [environment_name(prefix, key)]
+        cells = (f"`{key}`", f"`{names[0]}`", f"`{written}`" if written else "empty", allowed(key))
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in (*cells, reason(key))) + " |")
     return "\n".join(rows) + "\n"
 
