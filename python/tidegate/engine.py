@@ -1,6 +1,6 @@
 """What crosses the boundary to the native engine, typed: options in, events out, commands in.
 
-Rule: plain numbers, strings and bytes. Times are milliseconds, sizes bytes, rates a second; 0 switches a limit off where
+Rule: plain numbers, texts and bytes. Times are milliseconds, sizes bytes, rates a second; 0 switches a limit off where
 it says so. `settings.py` gives each option its default and reason, `app.py` fills them in. A `conn` is an int that is
 never reused while the process lives; text is UTF-8 `bytes`; a room name is `str`. The numbers that events and commands
 start with are constants of `tidegate._core`.

@@ -1,4 +1,4 @@
-"""The pump from the bus to rooms: a batch of messages in, one submission out. The bus acknowledges when `deliver` returns.
+"""The pump from the bus to rooms: a batch of messages in, one submission out. `deliver` returns = acknowledge.
 
 While the engine is pressed `deliver` does not return, so the bus slows down and nobody's memory fills. Rule: a message
 that the profile fails on is skipped and counted; it never stalls the bus.

@@ -1,6 +1,6 @@
 """Sessions that a profile changed a moment ago: events that were on their way then still carry the old one.
 
-Two generations of FRESH_S each, so nothing is kept for a connection that is only idle. Rule: in doubt the newest counts.
+Two generations of FRESH_S each, so nothing is kept for a connection that is only idle. Rule: the newest counts.
 """
 
 # Far longer than an event waits between the engine and the pump; short enough that a storm of logins is soon forgotten

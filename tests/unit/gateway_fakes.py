@@ -1,0 +1,153 @@
+"""Stand-ins for what surrounds the gateway: an engine that records, a bus, and profiles made of one function."""
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any
+
+from tidegate._core import CLOSED, MESSAGE, UPGRADE
+from tidegate.counters import GatewayCounters
+from tidegate.engine import Command, Event
+from tidegate.errors import BusError
+from tidegate.gateway import Gateway
+from tidegate.profile import Action, Admit, BusMessage, Claims, ProfileSpec, Rejected, Session, Steps, Upgrade
+
+GOOD_TOKEN = "good"
+
+
+class FakeEngine:
+    """Refuses what the real one refuses, by types."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.commands: list[Command] = []
+        self.batches = 0
+        self.is_pressed = False
+
+    def drain(self, limit: int) -> list[Event]:
+        taken, self.events = self.events[:limit], self.events[limit:]
+        return taken
+
+    def submit(self, commands: Sequence[Command]) -> bool:
+        for command in commands:
+            if any(isinstance(field, bytearray) for field in command):
+                raise TypeError("bytes expected")
+        self.commands.extend(commands)
+        self.batches += 1
+        return self.is_pressed
+
+    def pressed(self) -> bool:
+        return self.is_pressed
+
+    def uuid(self, conn: int) -> str:
+        return f"uuid-{conn}"
+
+    def taken(self) -> list[Command]:
+        commands, self.commands = self.commands, []
+        return commands
+
+
+class FakeBus:
+    def __init__(self) -> None:
+        self.published: list[tuple[str, bytes]] = []
+        self.broadcasts: list[bytes] = []
+        self.fails = False
+
+    def is_ready(self) -> bool:
+        return True
+
+    async def run(self, deliver: Any, receive: Any) -> None: ...
+
+    async def publish(self, subject: str, data: bytes) -> None:
+        if self.fails:
+            raise BusError("not confirmed")
+        self.published.append((subject, data))
+
+    def broadcast(self, data: bytes) -> None:
+        self.broadcasts.append(data)
+
+    def stats(self) -> dict[str, int]:
+        return {}
+
+    async def close(self) -> None: ...
+
+
+class FakeAuth:
+    def verify(self, token: str) -> Claims | Rejected:
+        return Claims({"user_id": "7"}) if token == GOOD_TOKEN else Rejected("bad signature")
+
+
+class FakeProfile:
+    """Each test replaces the methods that it is about."""
+
+    def on_open(self, upgrade: Upgrade) -> Steps:
+        yield Admit(b"session")
+
+    def on_message(self, session: Session, payload: bytes, text: bool) -> Steps:
+        yield from ()
+
+    def on_bus(self, message: BusMessage) -> Iterable[Action]:
+        return ()
+
+    def on_close(self, session: Session, code: int) -> Steps:
+        yield from ()
+
+
+SPEC = ProfileSpec(
+    name="fake",
+    summary="",
+    ws_paths=("/ws",),
+    headers=("authorization", "origin"),
+    env_prefix="",
+    env_names={},
+    defaults={},
+    bus=None,
+    needs_token=False,
+    metrics=None,
+    build=lambda _settings: FakeProfile(),
+)
+
+
+class Bench:
+    """A gateway between fakes. What a client does returns the commands that were made of it."""
+
+    def __init__(
+        self,
+        *,
+        on_open: Callable[[Upgrade], Any] | None = None,
+        on_message: Callable[[Session, bytes, bool], Any] | None = None,
+        on_bus: Callable[[BusMessage], Any] | None = None,
+        on_close: Callable[[Session, int], Any] | None = None,
+        upstreams: dict[str, Callable[[str, Any], Awaitable[Any]]] | None = None,
+    ) -> None:
+        self.engine, self.bus, self.counters = FakeEngine(), FakeBus(), GatewayCounters()
+        profile = FakeProfile()
+        replaced = {"on_open": on_open, "on_message": on_message, "on_bus": on_bus, "on_close": on_close}
+        for name, method in replaced.items():
+            if method is not None:
+                setattr(profile, name, method)
+        self.gateway = Gateway(
+            self.engine,
+            SPEC,
+            profile,
+            auth=FakeAuth(),
+            bus=self.bus,
+            counters=self.counters,
+            upstreams=upstreams,
+        )
+
+    def serve(self, *events: Event) -> list[Command]:
+        self.engine.events.extend(events)
+        self.gateway.pump()
+        return self.engine.taken()
+
+    def upgrade(self, target: bytes = b"/ws", headers: tuple[bytes | None, ...] = (None, None)) -> list[Command]:
+        return self.serve((UPGRADE, 1, "192.0.2.1", target, headers))
+
+    def message(self, payload: bytes, conn: int = 1, session: bytes = b"session") -> list[Command]:
+        return self.serve((MESSAGE, conn, session, payload, True))
+
+    def closed(self, code: int = 1000) -> list[Command]:
+        return self.serve((CLOSED, 1, b"session", code))
+
+
+def bus_message(data: bytes = b"{}", received_at: float = 0.0) -> BusMessage:
+    return BusMessage("CHAT", "chat.events", data, 1, received_at)

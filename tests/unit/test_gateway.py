@@ -1,0 +1,496 @@
+"""The two pumps between fakes: what each action becomes, and that nobody's fault costs anybody else anything."""
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+import pytest
+from tidegate._core import ADMIT, CLOSE, CLOSED, JOIN, LEAVE, MESSAGE, PUBLISH, REFUSE, SEND, SESSION, UPGRADE
+from tidegate.engine import Event
+from tidegate.gateway import broadcast, sessions
+from tidegate.gateway.actions import PUBLISHES_MAX
+from tidegate.gateway.clients import BATCH_MAX, DEFERRED_MAX, QUERY_FIELDS_MAX, split_target
+from tidegate.profile import (
+    Action,
+    Admit,
+    BusMessage,
+    Call,
+    Claims,
+    Close,
+    Count,
+    Join,
+    Leave,
+    Publish,
+    Refuse,
+    Rejected,
+    Reply,
+    Send,
+    Session,
+    SetSession,
+    Steps,
+    ToBus,
+    Upgrade,
+    Verify,
+)
+
+from tests.unit.gateway_fakes import GOOD_TOKEN, Bench, bus_message
+
+INTERNAL_ERROR = (REFUSE, 1, 500, b'{"error":"internal"}', None)
+CLOSE_1011 = (CLOSE, 1, 1011, "internal error")
+
+
+def answering(*actions: Action) -> Any:
+    def steps(*_: object) -> Steps:
+        yield from actions
+
+    return steps
+
+
+async def settled() -> None:
+    """Until nothing else is ready to run: every task here waits on tasks only, never on time."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+# --- clients ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("action", "command"),
+    [
+        (Reply(b"hi"), (SEND, 1, b"hi", True)),
+        (Reply(b"\xff", text=False), (SEND, 1, b"\xff", False)),
+        (Send(9, b"hi"), (SEND, 9, b"hi", True)),
+        (Join("chat:1"), (JOIN, 1, "chat:1")),
+        (Leave("chat:1"), (LEAVE, 1, "chat:1")),
+        (SetSession(b"new"), (SESSION, 1, b"new")),
+        (Publish("chat:1", b"hi", exclude=1), (PUBLISH, "chat:1", b"hi", True, 1)),
+        (Close(4000, "bye"), (CLOSE, 1, 4000, "bye")),
+    ],
+)
+def test_each_action_becomes_its_command(action: Action, command: tuple[object, ...]) -> None:
+    assert Bench(on_message=answering(action)).message(b"x") == [command]
+
+
+def test_a_batch_is_submitted_once_and_in_order() -> None:
+    bench = Bench(on_message=lambda _s, payload, _t: answering(Reply(payload))())
+    events: list[Event] = [(MESSAGE, conn, b"", b"%d" % conn, True) for conn in (3, 1, 2)]
+    assert [command[2] for command in bench.serve(*events)] == [b"3", b"1", b"2"]
+    assert bench.engine.batches == 1
+
+
+def test_a_batch_is_bounded_and_the_rest_is_served_next_time() -> None:
+    bench = Bench(on_message=answering(Reply(b"")))
+    bench.engine.events = [(MESSAGE, conn, b"", b"", True) for conn in range(BATCH_MAX + 1)]
+    bench.gateway.pump()
+    assert len(bench.engine.taken()) == BATCH_MAX
+    bench.gateway.pump()
+    assert len(bench.engine.taken()) == 1
+
+
+def test_an_upgrade_tells_the_profile_who_asks_and_what_for() -> None:
+    seen: list[Upgrade] = []
+
+    def on_open(upgrade: Upgrade) -> Steps:
+        seen.append(upgrade)
+        yield Admit(b"s", rooms=["a"], texts=[b"t"], user="7", subprotocol="v1", close=(1008, "no"))
+
+    bench = Bench(on_open=on_open)
+    commands = bench.upgrade(b"/ws?a=1&a=2&b=x%20y+z&c", (b"Bearer x", None))
+    assert commands == [(ADMIT, 1, b"s", "7", ["a"], [b"t"], "v1", (1008, "no"))]
+    assert seen[0].path == "/ws"
+    assert seen[0].query == {"a": "1", "b": "x y z", "c": ""}
+    assert seen[0].headers == {"authorization": "Bearer x"}
+    assert (seen[0].uuid, seen[0].peer) == ("uuid-1", "192.0.2.1")
+
+
+def test_a_query_of_nothing_but_ampersands_is_looked_at_within_bounds() -> None:
+    fields = b"&".join(b"k%d=v" % number for number in range(10_000))
+    assert len(split_target(b"/ws?" + fields)[1]) == QUERY_FIELDS_MAX
+    assert split_target(b"/ws?" + b"&" * 16_000) == ("/ws", {})
+    assert split_target(b"/\xff?%ff=%zz")[1] == {"\ufffd": "%zz"}
+
+
+def test_verify_is_answered_at_once_and_counted() -> None:
+    answers: list[object] = []
+
+    def on_open(upgrade: Upgrade) -> Steps:
+        answers.append((yield Verify(upgrade.query["token"])))
+        yield Admit(b"") if isinstance(answers[-1], Claims) else Refuse(401, b"{}", 5)
+
+    bench = Bench(on_open=on_open)
+    assert bench.upgrade(b"/ws?token=" + GOOD_TOKEN.encode())[0][0] == ADMIT
+    assert bench.upgrade(b"/ws?token=bad") == [(REFUSE, 1, 401, b"{}", 5)]
+    assert answers == [Claims({"user_id": "7"}), Rejected("bad signature")]
+    assert (bench.counters.auth_success, bench.counters.auth_failure) == (1, 1)
+
+
+def test_a_good_token_without_a_user_counts_as_a_failure_only() -> None:
+    def on_open(_upgrade: Upgrade) -> Steps:
+        yield Verify(GOOD_TOKEN)
+        yield Count("auth_failure")
+        yield Admit(b"", close=(1008, "no user"))
+
+    bench = Bench(on_open=on_open)
+    bench.upgrade()
+    assert (bench.counters.auth_success, bench.counters.auth_failure) == (0, 1)
+
+
+def test_a_profile_that_gives_no_answer_to_an_upgrade_refuses_it_with_500() -> None:
+    bench = Bench(on_open=answering())
+    assert bench.upgrade() == [INTERNAL_ERROR]
+    assert bench.counters.errors["profile"] == 1
+
+
+def test_a_second_answer_to_an_upgrade_closes_1011() -> None:
+    bench = Bench(on_open=answering(Admit(b""), Admit(b"")))
+    assert [command[0] for command in bench.upgrade()] == [ADMIT, CLOSE]
+
+
+def test_an_exception_before_the_answer_refuses_with_500() -> None:
+    def on_open(upgrade: Upgrade) -> Steps:
+        yield Reply(upgrade.query["missing"].encode())
+
+    assert Bench(on_open=on_open).upgrade() == [INTERNAL_ERROR]
+
+
+def test_an_exception_costs_its_connection_only(caplog: pytest.LogCaptureFixture) -> None:
+    def on_message(session: Session, payload: bytes, _text: bool) -> Steps:
+        if session.conn == 1:
+            int(payload)
+        yield Reply(payload)
+
+    bench = Bench(on_message=on_message)
+    with caplog.at_level(logging.ERROR):
+        commands = bench.serve(
+            (MESSAGE, 2, b"", b"first", True), (MESSAGE, 1, b"", b"s3cret", True), (MESSAGE, 3, b"", b"last", True)
+        )
+    assert commands == [(SEND, 2, b"first", True), CLOSE_1011, (SEND, 3, b"last", True)]
+    assert bench.counters.profile_errors == 1
+    assert "on_message" in caplog.text
+    assert "s3cret" not in caplog.text
+
+
+def test_what_is_no_action_costs_its_connection_only() -> None:
+    bench = Bench(on_message=answering("Reply"))  # type: ignore[arg-type]
+    assert bench.message(b"x") == [CLOSE_1011]
+
+
+def test_a_method_that_raises_before_its_first_step_costs_its_connection_only() -> None:
+    def on_message(*_: object) -> Steps:
+        raise LookupError
+
+    assert Bench(on_message=on_message).message(b"x") == [CLOSE_1011]
+
+
+def test_a_malformed_command_costs_its_connection_only() -> None:
+    def on_message(session: Session, payload: bytes, _text: bool) -> Steps:
+        yield Reply(bytearray(payload) if session.conn == 1 else payload)
+
+    bench = Bench(on_message=on_message)
+    commands = bench.serve((MESSAGE, 2, b"", b"a", True), (MESSAGE, 1, b"", b"b", True), (MESSAGE, 3, b"", b"c", True))
+    assert commands == [(SEND, 2, b"a", True), CLOSE_1011, (SEND, 3, b"c", True)]
+
+
+def test_a_malformed_admit_is_refused() -> None:
+    assert Bench(on_open=answering(Admit(bytearray(b"")))).upgrade() == [INTERNAL_ERROR]
+
+
+def test_a_changed_session_counts_at_once_even_for_events_that_were_on_their_way() -> None:
+    seen: list[bytes] = []
+
+    def on_message(session: Session, payload: bytes, _text: bool) -> Steps:
+        seen.append(session.data)
+        if payload == b"change":
+            yield SetSession(b"new")
+
+    bench = Bench(on_message=on_message)
+    bench.serve((MESSAGE, 1, b"old", b"change", True), (MESSAGE, 1, b"old", b"", True))
+    bench.message(b"", session=b"old")
+    assert seen == [b"old", b"new", b"new"]
+
+
+def test_changed_sessions_are_forgotten_when_the_engine_has_them_for_sure() -> None:
+    fresh = sessions.FreshSessions()
+    fresh.age(0)
+    fresh.set(1, b"new")
+    fresh.age(1)
+    fresh.age(1 + sessions.FRESH_S / 2)
+    assert fresh.get(1, b"old") == b"new"
+    fresh.age(1 + sessions.FRESH_S)
+    assert fresh.get(1, b"old") == b"old"
+    assert not fresh.any
+
+
+def test_closing_is_told_with_code_and_session() -> None:
+    told: list[tuple[bytes, int]] = []
+
+    def on_close(session: Session, code: int) -> Steps:
+        told.append((session.data, code))
+        yield Publish("room", b"gone")
+
+    bench = Bench(on_close=on_close)
+    assert bench.closed(1001) == [(PUBLISH, "room", b"gone", True, None)]
+    assert told == [(b"session", 1001)]
+
+
+def test_counts_become_labels_of_the_error_metric() -> None:
+    bench = Bench(on_message=answering(Count("bad_json"), Count("errors", "odd")))
+    bench.message(b"x")
+    assert (bench.counters.errors["bad_json"], bench.counters.errors["odd"]) == (1, 1)
+
+
+def test_a_flood_of_faults_is_counted_in_full_and_logged_at_a_pace(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench(on_message=answering(Count("bad_json", detail="told")))
+    bench.serve(*[(MESSAGE, 1, b"", b"", True)] * 100)
+    assert bench.counters.errors["bad_json"] == 100
+    assert caplog.text.count("told") == 1
+
+
+# --- upstreams --------------------------------------------------------------------------------------------------------
+
+
+def calling(_session: Session, payload: bytes, _text: bool) -> Steps:
+    answer = (yield Call("backend", "echo", payload)) if payload.startswith(b"call") else payload
+    yield Reply(answer)
+
+
+async def test_messages_behind_a_call_wait_in_order_and_others_do_not() -> None:
+    answer = asyncio.get_running_loop().create_future()
+
+    async def backend(_method: str, _payload: object) -> bytes:
+        return bytes(await answer)
+
+    bench = Bench(on_message=calling, upstreams={"backend": backend})
+    events: list[Event] = [(MESSAGE, 1, b"", payload, True) for payload in (b"call", b"second", b"third")]
+    assert bench.serve(*events, (MESSAGE, 2, b"", b"other", True)) == [(SEND, 2, b"other", True)]
+    assert bench.message(b"fourth") == []
+    answer.set_result(b"first")
+    await settled()
+    assert [command[2] for command in bench.engine.taken()] == [b"first", b"second", b"third", b"fourth"]
+    assert bench.message(b"fifth") == [(SEND, 1, b"fifth", True)]
+
+
+async def test_a_call_behind_a_call_keeps_the_order_too() -> None:
+    async def backend(_method: str, payload: object) -> object:
+        await asyncio.sleep(0)
+        return payload
+
+    bench = Bench(on_message=calling, upstreams={"backend": backend})
+    bench.serve(*[(MESSAGE, 1, b"", payload, True) for payload in (b"call 1", b"2", b"call 3", b"4")])
+    await settled()
+    assert [command[2] for command in bench.engine.taken()] == [b"call 1", b"2", b"call 3", b"4"]
+
+
+async def test_who_sends_without_end_behind_a_call_is_closed_1008_and_costs_bounded_memory() -> None:
+    answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    async def backend(_method: str, _payload: object) -> bytes:
+        return await answer
+
+    bench = Bench(on_message=calling, upstreams={"backend": backend})
+    bench.message(b"call")
+    flood: list[Event] = [(MESSAGE, 1, b"", b"", True)] * (DEFERRED_MAX + 2)
+    commands = bench.serve(*flood, (CLOSED, 1, b"", 1008))
+    assert [command[2] for command in commands] == [1008, 1008]
+    answer.set_result(b"first")
+    await settled()
+    assert len(bench.engine.taken()) == 1 + DEFERRED_MAX
+
+
+async def test_an_upstream_that_fails_is_told_to_the_steps() -> None:
+    async def backend(_method: str, _payload: object) -> bytes:
+        raise ConnectionError
+
+    def on_message(_session: Session, _payload: bytes, _text: bool) -> Steps:
+        try:
+            yield Call("backend", "get")
+        except ConnectionError:
+            yield Reply(b"sorry")
+
+    bench = Bench(on_message=on_message, upstreams={"backend": backend})
+    assert bench.message(b"x") == []
+    await settled()
+    assert bench.engine.taken() == [(SEND, 1, b"sorry", True)]
+
+
+async def test_an_upstream_that_nobody_knows_closes_1011() -> None:
+    bench = Bench(on_message=calling)
+    bench.message(b"call")
+    await settled()
+    assert bench.engine.taken() == [CLOSE_1011]
+
+
+async def test_an_upgrade_may_wait_for_an_upstream() -> None:
+    async def backend(_method: str, payload: object) -> object:
+        return payload
+
+    def on_open(upgrade: Upgrade) -> Steps:
+        yield Admit((yield Call("backend", "login", upgrade.query["name"].encode())))
+
+    bench = Bench(on_open=on_open, upstreams={"backend": backend})
+    assert bench.upgrade(b"/ws?name=me") == []
+    await settled()
+    assert bench.engine.taken() == [(ADMIT, 1, b"me", None, (), (), None, None)]
+
+
+async def test_closing_the_gateway_ends_calls_that_wait() -> None:
+    async def backend(_method: str, _payload: object) -> None:
+        await asyncio.Event().wait()
+
+    bench = Bench(on_message=calling, upstreams={"backend": backend})
+    bench.message(b"call")
+    await bench.gateway.close(0)
+    assert bench.engine.taken() == []
+
+
+# --- to the bus -------------------------------------------------------------------------------------------------------
+
+
+async def test_messages_for_backends_reach_the_bus_in_order() -> None:
+    bench = Bench(on_message=answering(ToBus("a", b"1"), ToBus("b", b"2")))
+    bench.message(b"x")
+    await bench.gateway.close(1)
+    assert bench.bus.published == [("a", b"1"), ("b", b"2")]
+
+
+async def test_a_publish_that_was_not_confirmed_is_counted() -> None:
+    bench = Bench(on_message=answering(ToBus("a", b"1")))
+    bench.bus.fails = True
+    bench.message(b"x")
+    await bench.gateway.close(1)
+    assert bench.counters.errors["nats_publish"] == 1
+
+
+async def test_messages_that_wait_for_confirmation_are_bounded() -> None:
+    bench = Bench(on_message=answering(*[ToBus("a", b"")] * (PUBLISHES_MAX + 3)))
+    bench.message(b"x")
+    await bench.gateway.close(1)
+    assert len(bench.bus.published) == PUBLISHES_MAX
+    assert bench.counters.errors["nats_publish"] == 3
+
+
+# --- from the bus -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_batch_from_the_bus_is_one_submission_and_observed() -> None:
+    def on_bus(message: BusMessage) -> list[Action]:
+        return [Publish("room", message.data, exclude="uuid-1"), Send(4, b"x")]
+
+    bench = Bench(on_bus=on_bus)
+    now = time.perf_counter()
+    await bench.gateway.deliver([bus_message(b"1", now), bus_message(b"2", now - 3600)])
+    assert bench.engine.taken() == [
+        (PUBLISH, "room", b"1", True, "uuid-1"),
+        (SEND, 4, b"x", True),
+        (PUBLISH, "room", b"2", True, "uuid-1"),
+        (SEND, 4, b"x", True),
+    ]
+    assert bench.engine.batches == 1
+    assert bench.counters.messages_from_bus == 2
+    assert sum(bench.counters.latency_counts) == 2
+    assert bench.counters.latency_counts[-1] == 1
+
+
+@pytest.mark.parametrize("fault", [ValueError("s3cret"), Reply(b""), "nonsense"])
+async def test_a_bus_message_that_the_profile_fails_on_is_skipped(
+    fault: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    def on_bus(message: BusMessage) -> list[Any]:
+        if message.data != b"bad":
+            return [Publish("room", message.data)]
+        if isinstance(fault, Exception):
+            raise fault
+        return [fault]
+
+    bench = Bench(on_bus=on_bus)
+    await bench.gateway.deliver([bus_message(b"1"), bus_message(b"bad"), bus_message(b"2")])
+    assert [command[2] for command in bench.engine.taken()] == [b"1", b"2"]
+    assert bench.counters.profile_errors == 1
+    assert "s3cret" not in caplog.text
+
+
+async def test_the_bus_waits_while_the_engine_is_pressed() -> None:
+    bench = Bench(on_bus=lambda message: [Publish("room", message.data)])
+    bench.engine.is_pressed = True
+    delivery = asyncio.create_task(bench.gateway.deliver([bus_message()]))
+    await settled()
+    bench.gateway.pump()
+    await settled()
+    assert len(bench.engine.commands) == 1
+    assert not delivery.done()
+    bench.engine.is_pressed = False
+    bench.gateway.pump()
+    await delivery
+
+
+async def test_the_bus_goes_on_even_if_the_wake_up_was_lost() -> None:
+    bench = Bench(on_bus=lambda message: [Publish("room", message.data)])
+    bench.engine.is_pressed = True
+    delivery = asyncio.create_task(bench.gateway.deliver([bus_message()]))
+    await settled()
+    bench.engine.is_pressed = False
+    await delivery
+
+
+# --- between nodes ----------------------------------------------------------------------------------------------------
+
+
+async def test_what_one_node_broadcasts_another_publishes() -> None:
+    here = Bench(on_message=answering(Publish("chat:\u00e9", b'{"a":1}', exclude=1, all_nodes=True)))
+    there = Bench()
+    here.message(b"x")
+    for data in here.bus.broadcasts:
+        there.gateway.receive(data)
+    await settled()
+    assert there.engine.taken() == [(PUBLISH, "chat:\u00e9", b'{"a":1}', True, "uuid-1")]
+    assert there.bus.broadcasts == []
+
+
+async def test_broadcasts_of_one_turn_are_submitted_together() -> None:
+    bench = Bench()
+    for number in range(5):
+        bench.gateway.receive(broadcast.encode("room", b"%d" % number, None))
+    await settled()
+    assert len(bench.engine.taken()) == 5
+    assert bench.engine.batches == 1
+
+
+async def test_broadcasts_give_way_while_the_engine_is_pressed() -> None:
+    bench = Bench()
+    bench.engine.is_pressed = True
+    bench.gateway.receive(broadcast.encode("room", b"x", None))
+    await settled()
+    assert bench.engine.taken() == []
+    assert bench.counters.errors["broadcast_dropped"] == 1
+
+
+WELL_FORMED = broadcast.encode("room", b"payload", "uuid")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x01",
+        b"\x02" + WELL_FORMED[1:],
+        b"\x01\x00\x00\x00payload",
+        b"\x01\xff\xff\xffroom",
+        b"\x01\x00\x00\x02\xff\xfe{}",
+        b"\x01\x01\x00\x01\xffr{}",
+        b"\x01\x00\x00\x01r\xff",
+        *[WELL_FORMED[:length] for length in range(12)],
+    ],
+)
+async def test_junk_between_nodes_is_counted_and_nothing_else(data: bytes) -> None:
+    bench = Bench()
+    bench.gateway.receive(data)
+    await settled()
+    assert bench.engine.taken() == []
+    assert bench.counters.errors["broadcast_decode"] == 1
+
+
+def test_an_upgrade_event_with_too_few_headers_costs_its_connection_only() -> None:
+    bench = Bench()
+    assert bench.serve((UPGRADE, 1, "192.0.2.1", b"/ws", ())) == [INTERNAL_ERROR]
