@@ -1,0 +1,9 @@
+"""`tidegate doctor`: will this machine hold what the settings promise? Each answer comes with its cure.
+
+Rule: readings are taken in one file and judged in another.
+"""
+
+from tidegate.doctor.checks import Check, judge
+from tidegate.doctor.readings import Readings, read_machine
+
+__all__ = ["Check", "Readings", "judge", "read_machine"]
