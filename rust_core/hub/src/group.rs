@@ -48,21 +48,35 @@ pub struct Group {
 impl Group {
     /// Encodes messages, each with the connection that must not get it.
     pub fn encode(room: Box<str>, hash: u64, messages: Vec<(Payload, Option<ConnId>)>) -> Self {
-        let size = messages.iter().map(|(payload, _)| payload.bytes.len() + frame::HEADER_BYTES_MAX).sum();
+        let size = messages
+            .iter()
+            .map(|(payload, _)| payload.bytes.len() + frame::HEADER_BYTES_MAX)
+            .sum();
         let mut bytes = Vec::with_capacity(size);
         let mut ends = Vec::with_capacity(messages.len());
         for (payload, _) in &messages {
-            let opcode = if payload.text { Opcode::Text } else { Opcode::Binary };
+            let opcode = if payload.text {
+                Opcode::Text
+            } else {
+                Opcode::Binary
+            };
             frame::encode(opcode, &payload.bytes, false, &mut bytes);
             ends.push(bytes.len());
         }
         let excluding = messages.iter().any(|(_, exclude)| exclude.is_some());
-        let excludes = if excluding { messages.iter().map(|(_, exclude)| *exclude).collect() } else { Vec::new() };
+        let excludes = if excluding {
+            messages.iter().map(|(_, exclude)| *exclude).collect()
+        } else {
+            Vec::new()
+        };
         Self {
             room,
             hash,
             excludes,
-            plain: Frames { bytes: bytes.into(), ends },
+            plain: Frames {
+                bytes: bytes.into(),
+                ends,
+            },
             deflated: OnceLock::new(),
             deflated_small: OnceLock::new(),
         }
@@ -71,19 +85,31 @@ impl Group {
     pub fn frames(&self, encoding: Encoding, deflater: &mut Deflater) -> &Frames {
         match encoding {
             Encoding::Plain => &self.plain,
-            Encoding::Deflate => self.deflated.get_or_init(|| self.deflate(encoding, deflater)),
-            Encoding::DeflateSmall => self.deflated_small.get_or_init(|| self.deflate(encoding, deflater)),
+            Encoding::Deflate => self
+                .deflated
+                .get_or_init(|| self.deflate(encoding, deflater)),
+            Encoding::DeflateSmall => self
+                .deflated_small
+                .get_or_init(|| self.deflate(encoding, deflater)),
         }
     }
 
     /// Which parts of `frames.bytes` are for `conn`, in order; the whole in one part when nothing excludes it.
-    pub fn ranges<'a>(&'a self, frames: &'a Frames, conn: ConnId) -> impl Iterator<Item = Range<usize>> + 'a {
+    pub fn ranges<'a>(
+        &'a self,
+        frames: &'a Frames,
+        conn: ConnId,
+    ) -> impl Iterator<Item = Range<usize>> + 'a {
         let mut next = 0;
         std::iter::from_fn(move || self.range_from(frames, conn, &mut next))
     }
 
     /// The same as slices.
-    pub fn slices<'a>(&'a self, frames: &'a Frames, conn: ConnId) -> impl Iterator<Item = &'a [u8]> + 'a {
+    pub fn slices<'a>(
+        &'a self,
+        frames: &'a Frames,
+        conn: ConnId,
+    ) -> impl Iterator<Item = &'a [u8]> + 'a {
         self.ranges(frames, conn).map(|range| &frames.bytes[range])
     }
 
@@ -94,7 +120,12 @@ impl Group {
 
     /// How many messages `conn` gets.
     pub fn messages_for(&self, conn: ConnId) -> usize {
-        self.messages() - self.excludes.iter().filter(|exclude| **exclude == Some(conn)).count()
+        self.messages()
+            - self
+                .excludes
+                .iter()
+                .filter(|exclude| **exclude == Some(conn))
+                .count()
     }
 
     pub fn messages(&self) -> usize {
@@ -114,10 +145,19 @@ impl Group {
             (*next, count)
         } else {
             let first = (*next..count).find(|&message| !excluded(message))?;
-            (first, (first..count).find(|&message| excluded(message)).unwrap_or(count))
+            (
+                first,
+                (first..count)
+                    .find(|&message| excluded(message))
+                    .unwrap_or(count),
+            )
         };
         *next = end;
-        let start = if first == 0 { 0 } else { frames.ends[first - 1] };
+        let start = if first == 0 {
+            0
+        } else {
+            frames.ends[first - 1]
+        };
         (first < end).then(|| start..frames.ends[end - 1])
     }
 
@@ -131,6 +171,9 @@ impl Group {
             ends.push(bytes.len());
             start = end;
         }
-        Frames { bytes: bytes.into(), ends }
+        Frames {
+            bytes: bytes.into(),
+            ends,
+        }
     }
 }
