@@ -22,10 +22,10 @@ from jwt import get_algorithm_by_name
 from jwt.algorithms import Algorithm
 
 from tidegate.config import public_key_text
+from tidegate.config.keys import token_keys
+from tidegate.config.settings import Jwt
 from tidegate.errors import ConfigError
-from tidegate.keys import token_keys
 from tidegate.profile import Claims, Rejected
-from tidegate.settings import Jwt
 
 
 class Authenticator:

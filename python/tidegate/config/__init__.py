@@ -1,6 +1,6 @@
 """From files, environment and command line to one frozen `Settings`, or to a list of everything that is wrong with it.
 
-Settings are defined in `settings.py`, sources in `settings_sources.py`. Strongest first: command line, environment,
+Settings are defined in `settings.py`, sources in `sources.py`. Strongest first: command line, environment,
 config.yaml, the profile's defaults, defaults. Rule: what can't work stops the start, with the key, the value, what is
 allowed and the nearest valid name; what is merely unwise is a warning. No secret is ever in a message.
 """
@@ -12,11 +12,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from tidegate.errors import ConfigError
-from tidegate.profile import ProfileSpec
-from tidegate.settings import DEFINITIONS, Settings
-from tidegate.settings_checks import contradictions, public_key_text, unwise, value_of
-from tidegate.settings_sources import (
+from tidegate.config.checks import contradictions, public_key_text, unwise, value_of
+from tidegate.config.settings import DEFINITIONS, Settings
+from tidegate.config.sources import (
     Layer,
     command_line_layer,
     environment_layer,
@@ -24,7 +22,9 @@ from tidegate.settings_sources import (
     find_file,
     profile_layer,
 )
-from tidegate.settings_text import allowed, effective, example, reason, settings_schema, settings_table, shown, unit
+from tidegate.config.text import allowed, effective, example, reason, settings_schema, settings_table, shown, unit
+from tidegate.errors import ConfigError
+from tidegate.profile import ProfileSpec
 
 __all__ = ["Loaded", "Row", "Settings", "describe", "load", "public_key_text", "settings_schema", "settings_table"]
 

@@ -11,8 +11,8 @@ from annotated_types import Ge, Le
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from tidegate.settings import DEFINITIONS, Settings
-from tidegate.units import DURATION_EXAMPLES, SIZE_EXAMPLES, format_duration, format_size
+from tidegate.config.settings import DEFINITIONS, Settings
+from tidegate.config.units import DURATION_EXAMPLES, SIZE_EXAMPLES, format_duration, format_size
 
 # What a machine's ecosystem says rather than a gateway's settings: every profile listens to these
 COMMON_NAMES = {"LOG_LEVEL": "log.level", "APP_ENV": "log.production"}

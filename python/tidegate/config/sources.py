@@ -12,10 +12,10 @@ from typing import Any
 
 import yaml
 
+from tidegate.config.settings import DEFINITIONS
+from tidegate.config.text import COMMON_NAMES, environment_name, flag, nearest, shown
 from tidegate.errors import ConfigError
 from tidegate.profile import ProfileSpec
-from tidegate.settings import DEFINITIONS
-from tidegate.settings_text import COMMON_NAMES, environment_name, flag, nearest, shown
 
 FILE_NAME = "config.yaml"
 

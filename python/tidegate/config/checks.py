@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from tidegate.config.keys import token_keys
+from tidegate.config.settings import Jwt, Settings
+from tidegate.config.text import environment_name, shown
+from tidegate.config.units import format_size
 from tidegate.errors import ConfigError
-from tidegate.keys import token_keys
 from tidegate.profile import ProfileSpec
-from tidegate.settings import Jwt, Settings
-from tidegate.settings_text import environment_name, shown
-from tidegate.units import format_size
 
 
 def contradictions(settings: Settings, spec: ProfileSpec) -> Iterator[str]:

@@ -3,7 +3,7 @@
 The README's table, `serve --print-config`, the messages about wrong values and the JSON schema come from this file:
 none of them can say something else. Where a default is a contract's (`profiles/`), it stays what the original has.
 Rule: durations are seconds (float), sizes bytes (int) once read; `units.py` knows how people write them. Sections are
-frozen, and what depends on two of them is checked in `config.py`.
+frozen, and what depends on two of them is checked in `checks.py`.
 """
 
 import ipaddress
@@ -17,8 +17,8 @@ from pydantic.config import JsonDict
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from tidegate.keys import ALGORITHMS
-from tidegate.units import parse_duration, parse_size, split_list
+from tidegate.config.keys import ALGORITHMS
+from tidegate.config.units import parse_duration, parse_size, split_list
 
 
 def setting(default: Any, unit: str, reason: str, **bounds: Any) -> Any:

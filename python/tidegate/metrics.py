@@ -1,0 +1,232 @@
+"""What a scrape sees: the engine's, the gateway's and the bus's counters under the names of the profile's contract.
+
+Nothing is counted here: a scrape reads plain numbers that others keep, so metrics cost the data path nothing. The names
+of the profile are exported exactly as its contract has them, whatever the library thinks of a gauge whose name ends in
+`_total`; what an operator needs beside them begins with `tidegate_`. Rule: labels have few values that are known
+beforehand, never a room or a user.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from resource import getpagesize
+from typing import NamedTuple, Protocol
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from tidegate.buses import Bus
+from tidegate.counters import GatewayCounters
+from tidegate.profile import MetricNames
+
+
+class TokenCache(Protocol):
+    """What `auth.py` counts."""
+
+    @property
+    def hits(self) -> int: ...
+    @property
+    def misses(self) -> int: ...
+    @property
+    def cached(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where the numbers are kept; each is read once a scrape."""
+
+    engine: Callable[[], Mapping[str, int]]  # Engine.stats
+    counters: GatewayCounters
+    bus: Bus | None
+    tokens: TokenCache | None
+    version: str
+    profile: str
+    node_id: str
+
+
+class Exposition:
+    """`render` answers one scrape, in the text format that its Accept header asks for."""
+
+    def __init__(self, sources: Sources, names: MetricNames | None) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(GatewayCollector(sources, names))
+        ProcessCollector(registry=self._registry)
+
+    def render(self, accept: str) -> tuple[bytes, str]:
+        """Body and Content-Type."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self._registry), content_type
+
+
+class GatewayCollector(Collector):
+    def __init__(self, sources: Sources, names: MetricNames | None) -> None:
+        self._sources = sources
+        self._names = names
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: the registry would else scrape the engine to learn the names."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        sources = self._sources
+        stats = sources.engine()
+        if self._names is not None:
+            yield from _contract_metrics(self._names, stats, sources.counters)
+        yield from _engine_metrics(stats)
+        yield from _gateway_metrics(sources.counters)
+        if sources.bus is not None:
+            yield from _bus_metrics(sources.bus)
+        if sources.tokens is not None:
+            yield from _token_metrics(sources.tokens)
+        build = GaugeMetricFamily("tidegate_build_info", "What runs here; always 1.", labels=BUILD_LABELS)
+        build.add_metric([sources.version, sources.profile, sources.node_id], 1)
+        yield build
+
+
+# --- the contract's ---------------------------------------------------------------------------------------------------
+
+
+def _contract_metrics(names: MetricNames, stats: Mapping[str, int], counters: GatewayCounters) -> Iterator[Metric]:
+    yield _gauge(names.connections_current, "Admitted connections.", stats.get("connections_now", 0))
+    yield _counter(names.connections_total, "Connections admitted.", stats.get("connections", 0))
+    yield _gauge(names.rooms, "Rooms with a member.", stats.get("rooms_now", 0))
+    yield _counter(names.messages_received, "Messages from clients.", stats.get("messages_in", 0))
+    yield _counter(names.messages_sent, "Recipients of room and user messages.", stats.get("broadcasts", 0))
+    yield _counter(names.messages_from_bus, "Messages from the bus.", counters.messages_from_bus)
+    yield _counter(names.auth_success, "Upgrades admitted with a token.", counters.auth_success)
+    yield _counter(names.auth_failure, "Upgrades whose token was not accepted.", counters.auth_failure)
+    yield _latency(names.latency, counters)
+    yield _labelled(names.errors, "What went wrong, by type.", "type", _errors(stats, counters))
+
+
+def _errors(stats: Mapping[str, int], counters: GatewayCounters) -> dict[str, int]:
+    """The gateway's own and those two that happen in the engine."""
+    errors = dict(counters.errors)
+    # A reader who took nothing for the write time-out was as slow as one who overran the outbox
+    slow = stats.get("refused.slow_close", 0) + stats.get("refused.write_timeout", 0)
+    errors["slow_close"] = errors.get("slow_close", 0) + slow
+    errors["queue_full"] = errors.get("queue_full", 0) + stats.get("refused.queue_full", 0)
+    return errors
+
+
+def _latency(name: str, counters: GatewayCounters) -> Metric:
+    """A histogram whose buckets count everything up to their bound."""
+    buckets: list[tuple[str, float]] = []
+    below = 0
+    for bound, count in zip((*counters.latency_bounds, float("inf")), tuple(counters.latency_counts), strict=True):
+        below += count
+        buckets.append(("+Inf" if bound == float("inf") else str(float(bound)), below))
+    family = HistogramMetricFamily(name, "Seconds from a bus message's receipt to its hand-over to the engine.")
+    family.add_metric([], buckets, counters.latency_sum)
+    return family
+
+
+# --- the operator's ---------------------------------------------------------------------------------------------------
+
+
+class _Stat(NamedTuple):
+    key: str
+    name: str
+    help: str
+    scale: float = 1.0
+
+
+def _engine_metrics(stats: Mapping[str, int]) -> Iterator[Metric]:
+    for stat in ENGINE_STATS:
+        make = _counter if stat.name.endswith("_total") else _gauge
+        yield make(stat.name, stat.help, stats.get(stat.key, 0) * stat.scale)
+    refused = {key.removeprefix("refused."): count for key, count in stats.items() if key.startswith("refused.")}
+    yield _labelled("tidegate_refused_total", "Refused, dropped or closed, by reason.", "reason", refused)
+    memory = resident_bytes()
+    each = memory / stats["connections_now"] if stats.get("connections_now") else 0.0
+    yield _gauge(
+        "tidegate_process_resident_bytes_per_connection", "All memory over all connections; 0 without any.", each
+    )
+
+
+def _gateway_metrics(counters: GatewayCounters) -> Iterator[Metric]:
+    yield _counter("tidegate_room_messages_total", "Messages handed over for fan-out.", counters.broadcasts)
+    yield _counter(
+        "tidegate_profile_errors_total", "Exceptions in the profile: bugs, please report.", counters.profile_errors
+    )
+
+
+def _bus_metrics(bus: Bus) -> Iterator[Metric]:
+    yield _gauge("tidegate_bus_ready", "1 while messages flow from the backends.", int(bus.is_ready()))
+    stats = bus.stats()
+    for stat in BUS_STATS:
+        make = _counter if stat.name.endswith("_total") else _gauge
+        yield make(stat.name, stat.help, stats.get(stat.key, 0) * stat.scale)
+
+
+def _token_metrics(tokens: TokenCache) -> Iterator[Metric]:
+    yield _counter("tidegate_token_cache_hits_total", "Tokens known from before.", tokens.hits)
+    yield _counter("tidegate_token_cache_misses_total", "Tokens that had to be verified.", tokens.misses)
+    yield _gauge("tidegate_token_cache_tokens", "Verified tokens kept.", tokens.cached)
+
+
+def resident_bytes() -> int:
+    """This process's memory as the kernel counts it; 0 where /proc doesn't say."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * getpagesize()
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+# --- families ---------------------------------------------------------------------------------------------------------
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, text, value=value)
+
+
+def _counter(name: str, text: str, value: float) -> Metric:
+    """The library appends `_total` to a counter without it, which would break a contract: such a name stays untyped."""
+    if name.endswith("_total"):
+        return CounterMetricFamily(name, text, value=value)
+    family = Metric(name, text, "unknown")
+    family.add_sample(name, {}, value)
+    return family
+
+
+def _labelled(name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
+    family = CounterMetricFamily(name, text, labels=[label])
+    for value, count in values.items():
+        family.add_metric([value], count)
+    return family
+
+
+ENGINE_STATS = (
+    _Stat("connections_now", "tidegate_connections", "Admitted connections."),
+    _Stat("handshakes_now", "tidegate_handshakes", "Sockets that are not admitted yet."),
+    _Stat("rooms_now", "tidegate_rooms", "Rooms with a member, counted once a shard that has one."),
+    _Stat("memberships_now", "tidegate_memberships", "Connections in rooms, summed over the rooms."),
+    _Stat("shards", "tidegate_shards", "Threads that own sockets."),
+    _Stat("shard_lag_us_max", "tidegate_shard_lag_seconds", "Longest recent pass of a shard's loop.", 1e-6),
+    _Stat("outbox_bytes_now", "tidegate_outbox_bytes", "Bytes owed to clients, shared ones counted for each."),
+    _Stat("backlog_bytes_now", "tidegate_backlog_bytes", "Bytes that wait for their turn in a fan-out."),
+    _Stat("events_queued_now", "tidegate_events_queued", "Events that Python has not taken yet."),
+    _Stat("http_relays_now", "tidegate_http_relays", "Plain HTTP connections passed to the HTTP app."),
+    _Stat("deflate_now", "tidegate_deflate_connections", "Connections with permessage-deflate."),
+    _Stat("connections", "tidegate_connections_total", "Connections admitted."),
+    _Stat("messages_in", "tidegate_messages_received_total", "Messages from clients."),
+    _Stat("bytes_in", "tidegate_received_bytes_total", "Bytes read from clients."),
+    _Stat("deliveries", "tidegate_deliveries_total", "Messages put on their way, one a recipient."),
+    _Stat("broadcasts", "tidegate_room_deliveries_total", "Of those, recipients of room messages."),
+    _Stat("bytes_out", "tidegate_sent_bytes_total", "Bytes written to clients."),
+    _Stat("writes", "tidegate_writes_total", "System calls that wrote; deliveries over writes is the batching."),
+    _Stat("pings", "tidegate_pings_total", "Ping frames sent."),
+)
+
+BUS_STATS = (
+    _Stat("lag", "tidegate_bus_lag_messages", "Messages that the backend holds and we have not seen."),
+    _Stat("messages", "tidegate_bus_messages_total", "Messages from the bus."),
+    _Stat("bytes", "tidegate_bus_bytes_total", "Bytes from the bus."),
+    _Stat("reconnects", "tidegate_bus_reconnects_total", "Times the connection to the bus was made again."),
+    _Stat("broadcasts_dropped", "tidegate_bus_broadcasts_dropped_total", "Client events that other nodes missed."),
+    _Stat("decode_errors", "tidegate_bus_decode_errors_total", "Bus messages that were not understood."),
+)
+
+BUILD_LABELS = ("version", "profile", "node")
