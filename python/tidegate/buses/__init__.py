@@ -1,15 +1,21 @@
 """Messages from backends: the contract that every bus keeps, and the only place that finds one by its URL scheme.
 
-A bus hands over batches and acknowledges a batch only after `deliver` returned: a crash before that repeats it, never loses it.
-Rule: one file a bus, named like its URL scheme; `tests/contract/test_bus.py` runs on each.
+A bus hands over batches and acknowledges a batch only after `deliver` returned: a crash before that repeats it and
+loses nothing.
+Rule: one file a bus, named like its URL scheme, with a function `open_bus`; `tests/contract/test_bus.py` runs on each.
 """
 
+import importlib
+import pkgutil
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeAlias
 
+from tidegate.errors import unknown_name
 from tidegate.profile import BusMessage
 
-# Hand-over to the engine. It may wait (backpressure); the batch is acknowledged when it returns.
+# Hand-over to the engine, never two calls at once. It may wait (backpressure: the bus stops fetching within a bound).
+# The batch, of one stream and in its order, is acknowledged when it returns. What it raises ends `run`, unacknowledged.
 Deliver: TypeAlias = Callable[[Sequence[BusMessage]], Awaitable[None]]
 # A message that another node of the same gateway broadcast: opaque bytes, at most once, never our own.
 Receive: TypeAlias = Callable[[bytes], None]
@@ -22,18 +28,70 @@ class Bus(Protocol):
         """Whether messages flow right now: `/ready` and `tidegate doctor` ask."""
 
     async def run(self, deliver: Deliver, receive: Receive) -> None:
-        """Connects, consumes and reconnects until cancelled. Never raises for a backend that is down or lies.
+        """Connects, consumes and reconnects until cancelled. Never raises for a backend that is down or lies,
+        unless a setting limits the attempts: then BusError.
 
-        On cancellation, a batch that `deliver` has accepted is acknowledged first.
+        On cancellation, a batch that `deliver` has accepted is acknowledged first. A later `run` goes on from there.
         """
 
     async def publish(self, subject: str, data: bytes) -> None:
-        """Persists a message for whoever consumes `subject`. Raises BusError when that was not confirmed."""
+        """Persists a message for whoever consumes `subject`; works without `run`. Raises BusError if not confirmed."""
 
     def broadcast(self, data: bytes) -> None:
         """To the other nodes of this gateway, at most once; dropped (and counted) while disconnected."""
 
     def stats(self) -> dict[str, int]:
-        """`messages`, `bytes`, `reconnects`, `lag` (messages the backend holds that we have not seen), `broadcasts_dropped`, `decode_errors`."""
+        """`messages`, `bytes`, `reconnects`, `lag`, `broadcasts_dropped`, `decode_errors`.
 
-    async def close(self) -> None: ...
+        `lag` is how many messages the backend holds that we have not seen.
+        """
+
+    async def close(self) -> None:
+        """Gives back what `publish` opened; call it after `run` has ended."""
+
+
+class NatsSettings(Protocol):
+    """What `nats.py` reads; `config.py` says what each means."""
+
+    @property
+    def client_id(self) -> str: ...
+    @property
+    def reconnect_wait(self) -> float: ...  # seconds
+    @property
+    def max_reconnects(self) -> int: ...  # failed attempts in a row; negative = for ever
+    @property
+    def streams(self) -> Sequence[str]: ...
+    @property
+    def consumer_mode(self) -> str: ...  # per-node | shared
+    @property
+    def ensure_streams(self) -> bool: ...
+
+
+class BusSettings(Protocol):
+    @property
+    def nats(self) -> NatsSettings: ...
+
+
+def open_bus(url: str, settings: BusSettings, *, node_id: str) -> Bus:
+    """The bus that serves the URL's scheme. Connects nothing yet; a URL that cannot be right is a ConfigError."""
+    module = importlib.import_module(f"{__name__}.{scheme_of(url)}")
+    bus: Bus = module.open_bus(url, settings, node_id)
+    return bus
+
+
+def scheme_of(url: str) -> str:
+    """The name of the bus's file. `host:port` alone is NATS, as NATS clients read it."""
+    if HOST_AND_PORT.fullmatch(url):
+        return "nats"
+    scheme = url.partition(":")[0].strip().lower() if ":" in url else ""
+    scheme = SAME_BUS.get(scheme, scheme)
+    files = [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
+    if scheme not in files:
+        # The name only: what follows it may hold a password.
+        raise unknown_name("bus URL scheme", scheme if scheme.isalnum() else "", [f"{name}:" for name in files])
+    return scheme
+
+
+# Schemes that are ways to reach a bus named otherwise.
+SAME_BUS = {"tls": "nats", "ws": "nats", "wss": "nats"}
+HOST_AND_PORT = re.compile(r"(?!memory:)(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}(,.*)?")

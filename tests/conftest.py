@@ -1,0 +1,42 @@
+"""Fixtures for all tests: real servers, started once where tests leave them alone and anew where a test breaks them.
+
+Rule: no silent skip. `--without-servers` is the only way to leave the tests out that need one, and the report says so.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.servers import NatsServer
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--without-servers", action="store_true", help="skip the tests that need a real server")
+
+
+@pytest.fixture(scope="session")
+def servers_wanted(pytestconfig: pytest.Config) -> None:
+    if pytestconfig.getoption("--without-servers"):
+        pytest.skip("needs a real server, and --without-servers was given")
+
+
+@pytest.fixture
+def nats_server(servers_wanted: None) -> Iterator[NatsServer]:
+    """A server of the test's own: it may kill, freeze and wipe it."""
+    server = NatsServer()
+    server.start()
+    try:
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture(scope="session")
+def calm_nats_server(servers_wanted: None) -> Iterator[NatsServer]:
+    """One server for all tests that leave it running; each uses stream names of its own."""
+    server = NatsServer()
+    server.start()
+    try:
+        yield server
+    finally:
+        server.remove()

