@@ -20,7 +20,7 @@ VOCABULARY = {"config", "errors", "profile", "counters", "durations", "engine"}
 # a layer may import itself, those below it, and the vocabulary
 LAYERS = [
     {"cli", "__main__"},
-    {"demo", "doctor", "connect", "publish", "bench"},
+    {"demo", "doctor", "connect", "publish", "tokens", "bench"},
     {"app"},
     {"gateway", "auth", "api", "metrics", "logs", "chat"},
     {"profiles", "buses", "registries", "upstreams"},

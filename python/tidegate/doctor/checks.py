@@ -1,6 +1,6 @@
 """Verdicts on a machine: each check is a pure function from readings and settings to one line of the table.
 
-So the tests try machines that nobody owns. Rule: a check that is not satisfied says the cure, a command if there is one.
+So the tests try machines that nobody owns. Rule: a check that is not satisfied says the cure, best as a command.
 """
 
 from collections.abc import Callable, Sequence

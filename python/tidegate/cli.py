@@ -1,0 +1,381 @@
+"""The commands of `tidegate`: each parses, calls one function and turns its end into an exit code.
+
+Rule: no decision here, and no import that `--help` does not need: what a command uses is imported when it runs.
+Exit codes are those of `errors.py`; a person sees one line with the cure, never a traceback, for what is not our bug.
+"""
+
+import asyncio
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tidegate import errors
+
+if TYPE_CHECKING:
+    from tidegate.config import Loaded
+    from tidegate.profile import ProfileSpec
+
+DEFAULT_PROFILE = "attchat-gateway"
+
+EXIT_CODES = """\b
+Exit codes:
+  0    it did what was asked; a server drained and stopped
+  1    it failed, or one of the things it checked did
+  2    the command line or the configuration is wrong: nothing was started
+  3    the machine refuses: port in use, no descriptors, no permission
+  130  interrupted (Ctrl-C); for serve: by a second one, before the drain was over
+  143  terminated by a second SIGTERM, before the drain was over
+"""
+
+
+class Commands(click.Group):
+    """What a command returns is the exit code; what it raises on purpose becomes one line and its code."""
+
+    def invoke(self, ctx: click.Context) -> None:
+        try:
+            code = super().invoke(ctx)
+        except errors.TidegateError as error:
+            _say(str(error))
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            ctx.exit(errors.INTERRUPTED)
+        ctx.exit(code if isinstance(code, int) else errors.OK)
+
+
+def _say(text: str) -> None:
+    click.echo(f"tidegate: {text}", err=True)
+
+
+def _version(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        import tidegate  # noqa: PLC0415
+
+        click.echo(f"tidegate {tidegate.__version__}")
+        context.exit()
+
+
+@click.group(cls=Commands, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
+def main() -> None:
+    """A realtime gateway: backends publish, a million WebSocket clients listen.
+
+    \b
+    Try it, nothing else needed:    tidegate demo
+    Then, in another terminal:      tidegate connect --help
+    Replace an existing gateway:    tidegate serve --profile attchat-gateway
+    """
+
+
+# --- settings, the same options for every command that reads them -----------------------------------------------------
+
+
+def _settings_options(command: Any) -> Any:
+    for option in (
+        click.option(
+            "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any setting, e.g. ws.max_rooms=10."
+        ),
+        click.option(
+            "--config", "config_file", type=click.Path(path_type=Path), help="Default: ./config.yaml if there."
+        ),
+        click.option(
+            "--profile",
+            "profile_name",
+            default=DEFAULT_PROFILE,
+            envvar="TIDEGATE_PROFILE",
+            show_default=True,
+            help="Which gateway to be.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def _profile(name: str) -> "ProfileSpec":
+    from tidegate.profiles import find  # noqa: PLC0415
+
+    return find(name)
+
+
+def _load(spec: "ProfileSpec", config_file: Path | None, assignments: tuple[str, ...], **named: object) -> "Loaded":
+    """`named` are settings that have an option of their own; None = not given."""
+    from tidegate.config import load  # noqa: PLC0415
+
+    overrides: dict[str, object] = dict(_assignment(text) for text in assignments)
+    overrides |= {key.replace("__", "."): value for key, value in named.items() if value is not None}
+    return load(spec, config_file=config_file, overrides=overrides, environ=os.environ)
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise errors.ConfigError(f"--set {text} assigns nothing", "Write it like --set ws.max_rooms=10.")
+    return key.strip(), value
+
+
+def _bus_url(spec: "ProfileSpec", loaded: "Loaded") -> str | None:
+    from tidegate.config.checks import value_of  # noqa: PLC0415
+
+    return str(value_of(loaded.settings, spec.bus)) if spec.bus else None
+
+
+# --- serve ------------------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@_settings_options
+@click.option("--host", help="Address to listen on. [server.host]")
+@click.option("--port", help="Port for WebSocket and HTTP, 0 = any free one. [server.port]")
+@click.option("--metrics-port", help="Port for Prometheus. [metrics.port]")
+@click.option("--bus", help="Where backends publish: nats://host:4222, or memory: for a try. [nats.url]")
+@click.option("--tls-cert", help="PEM certificate chain. [server.tls_cert]")
+@click.option("--tls-key", help="PEM private key. [server.tls_key]")
+@click.option("--print-config", is_flag=True, help="Show every setting with its source, secrets masked, and exit.")
+def serve(
+    *,
+    profile_name: str,
+    config_file: Path | None,
+    assignments: tuple[str, ...],
+    bus: str | None,
+    print_config: bool,
+    **options: str | None,
+) -> int:
+    """Runs the gateway until SIGTERM or Ctrl-C, then drains.
+
+    SIGHUP reloads certificate, keys and log level. A setting comes from the first of: option, environment, config.yaml,
+    profile.
+
+    \b
+    Examples:
+      GATEWAY_JWT_SECRET_KEY=$(openssl rand -hex 32) tidegate serve --bus nats://localhost:4222
+      tidegate serve --profile echo --port 9001
+      tidegate serve --set ws.max_connections=1000000 --print-config
+    """
+    spec = _profile(profile_name)
+    named = {_OPTION_KEYS[name]: value for name, value in options.items()}
+    if bus is not None:
+        named[_bus_key(spec)] = bus
+    loaded = _load(spec, config_file, assignments, **named)
+    if print_config:
+        _print_config(loaded)
+        return errors.OK
+    from tidegate.app import run  # noqa: PLC0415
+
+    return run(spec, loaded)
+
+
+_OPTION_KEYS = {
+    "host": "server.host",
+    "port": "server.port",
+    "metrics_port": "metrics.port",
+    "tls_cert": "server.tls_cert",
+    "tls_key": "server.tls_key",
+}
+
+
+def _bus_key(spec: "ProfileSpec") -> str:
+    if spec.bus is None:
+        raise errors.ConfigError(f"the profile {spec.name} has no bus", "Leave --bus out.")
+    return spec.bus
+
+
+def _print_config(loaded: "Loaded") -> None:
+    from tidegate.config import describe  # noqa: PLC0415
+
+    rows = [(row.key, row.value or '""', row.source) for row in describe(loaded)]
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    for key, value, source in rows:
+        click.echo(f"{key:<{widths[0]}}  {value:<{min(widths[1], 40)}}  # {source}")
+    for warning in loaded.warnings:
+        click.echo(f"# warning: {warning}")
+
+
+# --- demo -------------------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.option("--once", is_flag=True, help="Send a burst, check that every message arrived in order, print one line.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Default: 8086 if it is free, else any.")
+@click.option("--messages", type=click.IntRange(1, 1_000_000), default=2_000, show_default=True, help="For --once.")
+def demo(*, once: bool, port: int | None, messages: int) -> int:
+    """Shows a gateway at work: real clients, a publisher and what flows, live. Needs nothing else.
+
+    \b
+    Examples:
+      tidegate demo
+      tidegate demo --once && echo every message arrived
+    """
+    from tidegate.demo import run  # noqa: PLC0415
+
+    return run(once=once, port=port, messages=messages)
+
+
+# --- token ------------------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@_settings_options
+@click.option("--user-id", default="1", show_default=True)
+@click.option("--brand", default="", help="Claim brand_id.")
+@click.option("--type", "kind", default="", help="Claim type: cskh or customer.")
+@click.option("--role", default="", help="Claim role.")
+@click.option("--room", "rooms", multiple=True, help="A room that the token admits to; may be repeated.")
+@click.option("--expires", default="1h", show_default=True, help="Lifetime, such as 10m or 24h.")
+def token(
+    *,
+    profile_name: str,
+    config_file: Path | None,
+    assignments: tuple[str, ...],
+    expires: str,
+    **person: Any,
+) -> None:
+    """Mints a token with the configured secret, for development.
+
+    \b
+    Examples:
+      GATEWAY_JWT_SECRET_KEY=... tidegate token --user-id 12345 --brand brand-1 --type cskh
+      tidegate connect "ws://localhost:8086/ws?token=$(tidegate token)"
+    """
+    from tidegate.tokens import mint  # noqa: PLC0415
+
+    jwt = _load(_profile(profile_name), config_file, assignments).settings.jwt
+    click.echo(mint(_person(**person), jwt, lifetime_s=_lifetime(expires)))
+
+
+def _person(user_id: str, brand: str, kind: str, role: str, rooms: tuple[str, ...]) -> Any:
+    from tidegate.tokens import Person  # noqa: PLC0415
+
+    if not user_id:
+        raise errors.ConfigError("--user-id is empty", "A token without a user is refused by every gateway.")
+    return Person(user_id, brand, kind, role, rooms)
+
+
+def _lifetime(text: str) -> float:
+    from tidegate.config.units import parse_duration  # noqa: PLC0415
+
+    try:
+        seconds = parse_duration(text)
+    except ValueError as error:
+        raise errors.ConfigError(f"--expires {text}: {error}") from None
+    if seconds < 1:
+        raise errors.ConfigError(f"--expires {text} has passed before the token is used", "Write it like 1h.")
+    return seconds
+
+
+# --- publish ----------------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.argument("target", metavar="[ROOM]", required=False)
+@click.argument("text", required=False)
+@_settings_options
+@click.option("--json", "json_text", metavar="EVENT", help="A whole event object instead of a text.")
+@click.option("--user", "to_user", is_flag=True, help="ROOM is a user id: to all connections of that user.")
+@click.option("--url", help="Through a running gateway's HTTP API, e.g. http://localhost:8086.")
+@click.option("--key", envvar="GATEWAY_PUBLISH_KEY", help="That gateway's publish.key.")
+@click.option("--bus", help="Another bus than the configured one.")
+def publish(
+    *,
+    target: str | None,
+    text: str | None,
+    profile_name: str,
+    config_file: Path | None,
+    assignments: tuple[str, ...],
+    json_text: str | None,
+    to_user: bool,
+    url: str | None,
+    key: str | None,
+    bus: str | None,
+) -> None:
+    """Sends one message as a backend would.
+
+    \b
+    Examples:
+      tidegate publish chat:1 "hello"
+      tidegate publish --user 12345 "only for you"
+      tidegate publish chat:1 --json '{"type":"message","payload":{"text":"hi"}}' --url http://localhost:8086 --key KEY
+    """
+    from tidegate import publish as publishing  # noqa: PLC0415
+
+    event = publishing.event_of(target, text, json_text, to_user=to_user)
+    if url is not None:
+        publishing.over_http(url, key or "", event)
+    else:
+        spec = _profile(profile_name)
+        loaded = _load(spec, config_file, assignments)
+        asyncio.run(publishing.over_bus(bus or _bus_url(spec, loaded) or "memory:", loaded.settings, event))
+    click.echo("published")
+
+
+# --- connect ----------------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.argument("url", default="ws://localhost:8086/ws")
+@_settings_options
+@click.option("--token", "given", help="The token; it replaces one in the URL.")
+@click.option(
+    "--mint", "is_minted", is_flag=True, help="Mint one with the configured secret, as `tidegate token` does."
+)
+@click.option("--user-id", default="1", show_default=True, help="For --mint.")
+def connect(
+    *,
+    url: str,
+    profile_name: str,
+    config_file: Path | None,
+    assignments: tuple[str, ...],
+    given: str | None,
+    is_minted: bool,
+    user_id: str,
+) -> int:
+    """An interactive client: prints frames with the time, sends the lines you type.
+
+    /join ROOM, /leave ROOM, /typing ROOM, /ping and /quit are short for their frames; any other line is sent as it is.
+
+    \b
+    Examples:
+      tidegate connect --mint --user-id 12345
+      tidegate connect ws://localhost:8086/ws --token "$TOKEN"
+      echo /ping | tidegate connect --mint
+    """
+    from tidegate import connect as client  # noqa: PLC0415
+
+    if is_minted:
+        from tidegate.tokens import Person, mint  # noqa: PLC0415
+
+        given = mint(Person(user_id), _load(_profile(profile_name), config_file, assignments).settings.jwt)
+    code, reason = client.run(client.with_token(url, given))
+    if code in (1000, 1001, 1005):
+        return errors.OK
+    _say(f"closed with code {code}{f' ({reason})' if reason else ''}")
+    return errors.FAILED
+
+
+# --- doctor -----------------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@_settings_options
+@click.option("--load-test", is_flag=True, help="Also what a machine needs to generate load.")
+def doctor(*, profile_name: str, config_file: Path | None, assignments: tuple[str, ...], load_test: bool) -> int:
+    """Checks whether this machine holds what the settings promise; says the cure for each thing it does not.
+
+    \b
+    Examples:
+      tidegate doctor
+      tidegate doctor --set ws.max_connections=1000000
+    """
+    from tidegate.config import Settings  # noqa: PLC0415
+    from tidegate.doctor import report  # noqa: PLC0415
+
+    spec = _profile(profile_name)
+    try:
+        loaded = _load(spec, config_file, assignments)
+    except errors.ConfigError as fault:  # the machine can be looked at all the same
+        return report(Settings(), None, load_test=load_test, config_fault=fault)
+    return report(loaded.settings, _bus_url(spec, loaded), load_test=load_test)
+
+
+if __name__ == "__main__":
+    main()
