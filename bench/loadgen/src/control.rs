@@ -1,0 +1,240 @@
+//! The driver's side: one command a line on stdin, one line of JSON each on stdout. The end of stdin ends the program.
+//!
+//! `open N [PER_SECOND]`, `wait open|received|other N SECONDS`, `stats`, `reset`, `send K TEXT`, `cut FRACTION`, `close`.
+//! Rule: every answer says how busy the generator was; with `--server-pid`, also whether it was the bottleneck.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::stats::{self, Stats};
+use crate::sys::{self, Mailbox};
+use crate::worker::{Order, What};
+
+type Crowd = [(Arc<Mailbox<Order>>, Arc<Stats>)];
+
+/// A wait is looked at this often: fine against the seconds that are measured, and a thousandth of a core.
+const WAIT_STEP: Duration = Duration::from_micros(500);
+
+/// From this share of its cores on, a program counts as saturated.
+const SATURATED: f64 = 0.9;
+
+pub fn serve(crowd: &Crowd, server_pid: i32) -> io::Result<()> {
+    let mut control = Control {
+        crowd,
+        server_pid,
+        next_client: 0,
+        since: Usage::default(),
+    };
+    control.since = control.usage();
+    let mut answers = io::stdout();
+    for line in io::stdin().lines() {
+        let line = line?;
+        writeln!(answers, "{}", control.answer(&line))?;
+        answers.flush()?;
+    }
+    Ok(())
+}
+
+struct Control<'a> {
+    crowd: &'a Crowd,
+    server_pid: i32,
+    next_client: u32,
+    since: Usage,
+}
+
+/// Clocks at one moment, in nanoseconds.
+#[derive(Default)]
+struct Usage {
+    wall: u64,
+    threads: Vec<u64>,
+    process: u64,
+    server: u64,
+}
+
+impl Control<'_> {
+    fn answer(&mut self, line: &str) -> String {
+        let mut words = line.splitn(3, ' ');
+        let (command, first, rest) = (words.next().unwrap_or(""), words.next(), words.next());
+        let done = match (command, first, rest) {
+            ("open", Some(count), rate) => self.open(count, rate.unwrap_or("0")),
+            ("wait", Some(what), Some(rest)) => return self.wait(what, rest),
+            ("reset", None, None) => {
+                self.order(|_| What::Reset);
+                self.since = self.usage();
+                Some(())
+            }
+            ("send", Some(times), Some(text)) => times.parse().ok().map(|times| {
+                self.order(|_| What::Send {
+                    text: text.to_owned(),
+                    times,
+                });
+            }),
+            ("cut", Some(share), None) => share
+                .parse()
+                .ok()
+                .filter(|share| (0.0..=1.0).contains(share))
+                .map(|share| {
+                    self.order(|_| What::Cut { share });
+                }),
+            ("close", None, None) => {
+                self.order(|_| What::Close);
+                Some(())
+            }
+            ("stats", None, None) => Some(()),
+            _ => None,
+        };
+        match done {
+            Some(()) => self.stats(&[]),
+            None => USAGE.to_owned(),
+        }
+    }
+
+    fn open(&mut self, count: &str, rate: &str) -> Option<()> {
+        let (count, rate): (u32, f64) = (count.parse().ok()?, rate.parse().ok()?);
+        let threads = self.crowd.len() as u32;
+        let first = self.next_client;
+        self.next_client += count;
+        self.order(|thread| What::Open {
+            first: first + thread,
+            stride: threads,
+            count: count / threads + u32::from(thread < count % threads),
+            per_second: rate / f64::from(threads),
+        });
+        Some(())
+    }
+
+    /// Gives each thread its order and waits until all have taken theirs.
+    fn order(&self, what: impl Fn(u32) -> What) {
+        let (done, taken) = channel();
+        for (thread, (mailbox, _)) in (0..).zip(self.crowd) {
+            mailbox.put(Order {
+                what: what(thread),
+                done: done.clone(),
+            });
+        }
+        drop(done);
+        while taken.recv().is_ok() {}
+    }
+
+    /// Waits for a count, but not longer than `seconds`; opening also ends when nothing is under way any more.
+    fn wait(&self, what: &str, rest: &str) -> String {
+        let numbers: Vec<f64> = rest
+            .split(' ')
+            .filter_map(|word| word.parse().ok())
+            .collect();
+        let (&[count, seconds], true) = (
+            numbers.as_slice(),
+            ["open", "received", "other"].contains(&what),
+        ) else {
+            return USAGE.to_owned();
+        };
+        let deadline = Instant::now() + Duration::from_secs_f64(seconds.clamp(0.0, 3_600.0));
+        let mut reached = false;
+        while !reached && Instant::now() < deadline {
+            thread::sleep(WAIT_STEP);
+            let now = match what {
+                "open" => self.sum(|stats| &stats.open),
+                "received" => self.sum(|stats| &stats.received),
+                _ => self.sum(|stats| &stats.other),
+            };
+            reached = now as f64 >= count;
+            let idle = self.sum(|stats| &stats.waiting) + self.sum(|stats| &stats.in_flight) == 0;
+            if what == "open" && idle {
+                reached = self.sum(|stats| &stats.open) as f64 >= count;
+                break;
+            }
+        }
+        self.stats(&[format!(r#""reached":{reached}"#)])
+    }
+
+    fn sum(&self, field: impl Fn(&Stats) -> &stats::Counter) -> u64 {
+        self.crowd.iter().map(|(_, stats)| field(stats).get()).sum()
+    }
+
+    fn stats(&self, more: &[String]) -> String {
+        let all: Vec<&Stats> = self.crowd.iter().map(|(_, stats)| &**stats).collect();
+        let mut fields = stats::fields(&all);
+        fields.extend(self.load());
+        fields.extend_from_slice(more);
+        format!("{{{}}}", fields.join(","))
+    }
+
+    /// How busy generator and server were since the last reset, as cores.
+    fn load(&self) -> Vec<String> {
+        let now = self.usage();
+        let wall = (now.wall - self.since.wall).max(1) as f64;
+        let cores = |now: u64, then: u64| now.saturating_sub(then) as f64 / wall;
+        let busiest = now
+            .threads
+            .iter()
+            .zip(&self.since.threads)
+            .map(|(now, then)| cores(*now, *then))
+            .fold(0.0, f64::max);
+        let own = cores(now.process, self.since.process);
+        let mut fields = vec![
+            format!(r#""elapsed_ns":{wall}"#),
+            format!(r#""cpu_ns":{}"#, now.process - self.since.process),
+            format!(r#""cores":{own:.3},"busiest_thread":{busiest:.3}"#),
+        ];
+        if self.server_pid > 0 {
+            let server = cores(now.server, self.since.server);
+            let bound = is_generator_bound(own, busiest, server, machine_cores());
+            fields.push(format!(
+                r#""server_cores":{server:.3},"generator_bound":{bound}"#
+            ));
+        }
+        fields
+    }
+
+    fn usage(&self) -> Usage {
+        let clock = |stats: &Stats| sys::clock_ns(stats.cpu_clock.get() as u32 as libc::clockid_t);
+        Usage {
+            wall: sys::now_ns(),
+            threads: self.crowd.iter().map(|(_, stats)| clock(stats)).collect(),
+            process: sys::clock_ns(libc::CLOCK_PROCESS_CPUTIME_ID),
+            server: if self.server_pid > 0 {
+                sys::clock_ns(process_clock(self.server_pid))
+            } else {
+                0
+            },
+        }
+    }
+}
+
+const USAGE: &str = r#"{"error":"use open N [PER_SECOND], wait open|received|other N SECONDS, stats, reset, send K TEXT, cut FRACTION or close"}"#;
+
+/// The CPU clock of another process, as clock_getcpuclockid(3) makes it: user and system time, in nanoseconds.
+fn process_clock(pid: i32) -> libc::clockid_t {
+    (!pid << 3) | 2
+}
+
+fn machine_cores() -> f64 {
+    thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64)
+}
+
+/// A rate is the generator's, not the server's, when the generator had no CPU left (a thread or the machine is full) while the
+/// server used less than it.
+fn is_generator_bound(own: f64, busiest_thread: f64, server: f64, machine: f64) -> bool {
+    let full = busiest_thread >= SATURATED || own + server >= SATURATED * machine;
+    full && server < own && server < SATURATED * machine
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_generator_bound;
+
+    #[test]
+    fn a_full_generator_beside_an_idle_server_is_the_bottleneck() {
+        assert!(is_generator_bound(1.0, 1.0, 0.4, 2.0));
+        assert!(is_generator_bound(1.5, 0.5, 0.45, 2.0));
+    }
+
+    #[test]
+    fn a_busier_server_or_spare_cpu_clears_the_generator() {
+        assert!(!is_generator_bound(0.9, 0.9, 1.0, 2.0));
+        assert!(!is_generator_bound(0.5, 0.5, 0.4, 2.0));
+    }
+}

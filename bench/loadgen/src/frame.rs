@@ -1,0 +1,169 @@
+//! A server's frames as a strict client reads them (RFC 6455, 5.2), and the few frames that a client sends.
+//!
+//! Rule: pure. Text is not checked for UTF-8: the payload's marker and length are, which is what a gateway could get wrong here.
+
+#[derive(Debug, PartialEq)]
+pub enum Frame<'a> {
+    Message(&'a [u8]),
+    Ping(&'a [u8]),
+    Pong,
+    Close(u16),
+}
+
+/// The next whole frame and its length; `Ok(None)` while bytes are missing, `Err` for what no server may send here.
+pub fn next(bytes: &[u8]) -> Result<Option<(Frame<'_>, usize)>, &'static str> {
+    let [first, second, ..] = bytes else {
+        return Ok(None);
+    };
+    if second & 0x80 != 0 {
+        return Err("masked");
+    }
+    if first & 0x70 != 0 {
+        return Err("reserved_bits");
+    }
+    if first & 0x80 == 0 {
+        return Err("fragmented");
+    }
+    let Some((header, length)) = lengths(bytes)? else {
+        return Ok(None);
+    };
+    let end = header + length;
+    let Some(payload) = bytes.get(header..end) else {
+        return Ok(None);
+    };
+    Ok(Some((frame(first & 0x0f, payload)?, end)))
+}
+
+fn lengths(bytes: &[u8]) -> Result<Option<(usize, usize)>, &'static str> {
+    let lengths = match bytes[1] {
+        126 => bytes
+            .get(2..4)
+            .map(|length| (4, u64::from(u16::from_be_bytes([length[0], length[1]])))),
+        127 => bytes
+            .get(2..10)
+            .map(|length| (10, u64::from_be_bytes(length.try_into().unwrap_or([0; 8])))),
+        short => Some((2, u64::from(short))),
+    };
+    match lengths {
+        Some((_, length)) if length > PAYLOAD_BYTES_MAX => Err("too_long"),
+        other => Ok(other.map(|(header, length)| (header, length as usize))),
+    }
+}
+
+/// Larger than any message of a benchmark, smaller than the read buffer.
+pub const PAYLOAD_BYTES_MAX: u64 = 128 * 1024;
+
+fn frame(opcode: u8, payload: &[u8]) -> Result<Frame<'_>, &'static str> {
+    match opcode {
+        1 | 2 => Ok(Frame::Message(payload)),
+        8 => {
+            Ok(Frame::Close(payload.get(..2).map_or(1005, |code| {
+                u16::from_be_bytes([code[0], code[1]])
+            })))
+        }
+        9 if payload.len() <= 125 => Ok(Frame::Ping(payload)),
+        10 => Ok(Frame::Pong),
+        _ => Err("opcode"),
+    }
+}
+
+pub const TEXT: u8 = 1;
+pub const CLOSE: u8 = 8;
+pub const PONG: u8 = 10;
+
+/// A client's frame. The mask is fixed: it guards proxies against scripts, and here is neither.
+pub fn client(opcode: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0x80 | opcode];
+    match payload.len() {
+        length @ 0..=125 => frame.push(0x80 | length as u8),
+        length @ 126..=0xffff => {
+            frame.push(0x80 | 126);
+            frame.extend_from_slice(&(length as u16).to_be_bytes());
+        }
+        length => {
+            frame.push(0x80 | 127);
+            frame.extend_from_slice(&(length as u64).to_be_bytes());
+        }
+    }
+    frame.extend_from_slice(&MASK);
+    frame.extend(
+        payload
+            .iter()
+            .zip(MASK.iter().cycle())
+            .map(|(byte, mask)| byte ^ mask),
+    );
+    frame
+}
+
+const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+
+/// The number and time stamp that a driver put into a message: `"n":123,"t":456` anywhere in its first bytes.
+pub fn marker(payload: &[u8]) -> Option<(u32, u64)> {
+    let head = &payload[..payload.len().min(MARKER_WITHIN)];
+    let start = head.windows(4).position(|window| window == br#""n":"#)? + 4;
+    let (number, rest) = leading_number(&payload[start..])?;
+    let (stamp, _) = leading_number(rest.strip_prefix(br#","t":"#)?)?;
+    Some((u32::try_from(number).ok()?, stamp))
+}
+
+/// Room names and keys come before the marker; 300 bytes hold the longest allowed.
+const MARKER_WITHIN: usize = 300;
+
+fn leading_number(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let digits = bytes.iter().position(|byte| !byte.is_ascii_digit())?;
+    if digits == 0 || digits > 19 {
+        return None;
+    }
+    let value = bytes[..digits].iter().fold(0u64, |value, byte| {
+        value.wrapping_mul(10).wrapping_add(u64::from(byte - b'0'))
+    });
+    Some((value, &bytes[digits..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Frame, PONG, client, marker, next};
+
+    #[test]
+    fn frames_follow_each_other_and_a_cut_one_waits() {
+        let bytes = b"\x81\x02hi\x89\x00\x88\x02\x03\xf8\x81\x05he";
+        assert_eq!(next(bytes), Ok(Some((Frame::Message(b"hi"), 4))));
+        assert_eq!(next(&bytes[4..]), Ok(Some((Frame::Ping(b""), 2))));
+        assert_eq!(next(&bytes[6..]), Ok(Some((Frame::Close(1016), 4))));
+        assert_eq!(next(&bytes[10..]), Ok(None));
+    }
+
+    #[test]
+    fn what_a_server_may_not_send_is_named() {
+        assert_eq!(next(b"\x81\x80\0\0\0\0"), Err("masked"));
+        assert_eq!(next(b"\xc1\x00"), Err("reserved_bits"));
+        assert_eq!(next(b"\x01\x00"), Err("fragmented"));
+        assert_eq!(next(b"\x83\x00"), Err("opcode"));
+        assert_eq!(
+            next(b"\x82\x7f\xff\xff\xff\xff\xff\xff\xff\xff"),
+            Err("too_long")
+        );
+    }
+
+    #[test]
+    fn the_marker_is_found_inside_an_event() {
+        let payload = br#"{"type":"message","room":"chat:1","payload":{"n":12,"t":3456,"x":"n"}}"#;
+        assert_eq!(marker(payload), Some((12, 3456)));
+        assert_eq!(marker(br#"{"type":"connected"}"#), None);
+        assert_eq!(marker(br#"{"n":1}"#), None);
+    }
+
+    #[test]
+    fn a_client_frame_is_masked_and_comes_back_unmasked() {
+        let frame = client(PONG, b"hello");
+        let plain: Vec<u8> = frame[6..]
+            .iter()
+            .zip(frame[2..6].iter().cycle())
+            .map(|(byte, mask)| byte ^ mask)
+            .collect();
+        assert_eq!(
+            (frame[0], frame[1], plain.as_slice()),
+            (0x8a, 0x85, b"hello".as_slice())
+        );
+    }
+}
