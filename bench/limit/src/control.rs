@@ -13,8 +13,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::broadcast::Broadcast;
+use crate::setup::{Counters, Order};
 use crate::sys::{self, Mailbox};
-use crate::worker::{Counters, Order};
 
 /// How long `publish` waits for members that are behind; what is still owed then is in the answer.
 const DRAIN_WAIT: Duration = Duration::from_secs(30);

@@ -5,11 +5,13 @@
 //! It ends by itself: after `--seconds-max`, or with its parent.
 
 mod broadcast;
+mod connection;
 mod control;
 mod nats;
 #[path = "../../options.rs"]
 mod options;
 mod rooms;
+mod setup;
 #[path = "../../sys.rs"]
 mod sys;
 mod upgrade;
@@ -21,8 +23,9 @@ use std::sync::Arc;
 use std::thread;
 
 use options::Options;
+use setup::{Counters, Feed, Order, Setup};
 use sys::Mailbox;
-use worker::{Feed, Order, Setup, Worker};
+use worker::Worker;
 
 const OPTIONS: [&str; 8] = [
     "port",
@@ -94,7 +97,7 @@ fn feed(options: &Options) -> Result<Option<Feed>, String> {
 fn start(
     setup: &Arc<Setup>,
     mailboxes: &[Arc<Mailbox<Order>>],
-) -> Result<Vec<Arc<worker::Counters>>, String> {
+) -> Result<Vec<Arc<Counters>>, String> {
     let (ready, started) = std::sync::mpsc::channel();
     for mailbox in mailboxes {
         let (setup, mailbox, ready) = (Arc::clone(setup), Arc::clone(mailbox), ready.clone());

@@ -3,55 +3,20 @@
 //! Rule: no lock, allocation or table look-up on the way of a message to a member that keeps up; just `send`. A member whose
 //! socket is full is owed the rest and gets it when the kernel says so; it is never skipped, so every figure counts whole deliveries.
 
-use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddrV4;
 use std::ops::Range;
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::mpsc::Sender;
+use std::sync::atomic::Ordering::Relaxed;
 
 use crate::broadcast::Broadcast;
+use crate::connection::{CLOSE, Connection, State, TEXT, client_frame};
 use crate::nats::Subscription;
 use crate::rooms::Rooms;
+use crate::setup::{Counters, Order, Setup, add};
 use crate::sys::{self, Epoll, Mailbox};
 use crate::upgrade;
-
-pub struct Setup {
-    pub address: SocketAddrV4,
-    /// Time between two pings to one client; 0 = none.
-    pub ping_ms: u64,
-    /// The frame that answers each text message; none = no answer.
-    pub answer: Option<Arc<Vec<u8>>>,
-    pub feed: Option<Feed>,
-}
-
-/// Messages from a NATS server, each to `room`, or to the room that its payload names.
-pub struct Feed {
-    pub server: String,
-    pub subject: String,
-    pub room: Option<String>,
-}
-
-pub struct Order {
-    pub broadcast: Arc<Broadcast>,
-    pub done: Sender<()>,
-}
-
-/// Written by one worker, read by the control port.
-#[derive(Default)]
-pub struct Counters {
-    pub open: AtomicU64,
-    pub handshakes: AtomicU64,
-    pub refused: AtomicU64,
-    pub sends: AtomicU64,
-    pub bytes: AtomicU64,
-    pub would_block: AtomicU64,
-    pub behind: AtomicU64,
-    pub texts: AtomicU64,
-    pub pings: AtomicU64,
-}
 
 pub struct Worker {
     setup: Arc<Setup>,
@@ -64,29 +29,6 @@ pub struct Worker {
     rooms: Rooms,
     buffer: Vec<u8>,
     pings: Pings,
-}
-
-/// 32 bytes in a table by descriptor; what only a connection in trouble needs is elsewhere.
-#[derive(Default)]
-struct Connection {
-    state: State,
-    rooms: Box<[u32]>,
-    trouble: Option<Box<Trouble>>,
-}
-
-#[derive(Default, PartialEq, Clone, Copy)]
-enum State {
-    #[default]
-    Free,
-    Handshake,
-    Open,
-}
-
-/// Bytes that wait: the beginning of a request or frame, and what the socket did not take.
-#[derive(Default)]
-struct Trouble {
-    unread: Vec<u8>,
-    owed: VecDeque<(Arc<Vec<u8>>, Range<usize>)>,
 }
 
 /// A sweep over the table, spread evenly over the interval.
@@ -476,10 +418,6 @@ impl Worker {
     }
 }
 
-fn add(counter: &AtomicU64, count: u64) {
-    counter.fetch_add(count, Relaxed);
-}
-
 fn listen(address: SocketAddrV4) -> io::Result<RawFd> {
     let fd = sys::tcp_socket()?;
     sys::set_option(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
@@ -498,27 +436,6 @@ fn ignore_transient(error: io::Error) -> io::Result<()> {
         }
         _ => Err(error),
     }
-}
-
-const TEXT: u8 = 1;
-const CLOSE: u8 = 8;
-
-/// Opcode and whole length of a client's (masked) frame; `None` while bytes are missing. Its content is not looked at.
-fn client_frame(bytes: &[u8]) -> Option<(u8, usize)> {
-    let (&first, &second) = (bytes.first()?, bytes.get(1)?);
-    let (header, payload) = match second & 0x7f {
-        126 => (
-            8,
-            usize::from(u16::from_be_bytes([*bytes.get(2)?, *bytes.get(3)?])),
-        ),
-        127 => (
-            14,
-            usize::try_from(u64::from_be_bytes(bytes.get(2..10)?.try_into().ok()?)).ok()?,
-        ),
-        short => (6, usize::from(short)),
-    };
-    let length = payload.checked_add(header)?;
-    (bytes.len() >= length).then_some((first & 0x0f, length))
 }
 
 /// The room that an event names: `"room":"..."` in its JSON, without escapes.

@@ -9,9 +9,9 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::orders::{Order, What};
 use crate::stats::{self, Stats};
 use crate::sys::{self, Mailbox};
-use crate::worker::{Order, What};
 
 type Crowd = [(Arc<Mailbox<Order>>, Arc<Stats>)];
 

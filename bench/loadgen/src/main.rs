@@ -10,6 +10,7 @@ mod frame;
 mod histogram;
 #[path = "../../options.rs"]
 mod options;
+mod orders;
 mod stats;
 #[path = "../../sys.rs"]
 mod sys;
@@ -22,10 +23,11 @@ use std::sync::mpsc::channel;
 use std::thread;
 
 use options::Options;
+use orders::{Order, Setup};
 use stats::Stats;
 use sys::Mailbox;
 use target::Target;
-use worker::{Order, Setup, Worker};
+use worker::Worker;
 
 const OPTIONS: [&str; 9] = [
     "url",

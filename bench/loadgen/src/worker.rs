@@ -7,49 +7,12 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
 
 use crate::client::{self, Client, State};
 use crate::frame::{self, Frame};
+use crate::orders::{Opening, Order, Setup, What};
 use crate::stats::Stats;
 use crate::sys::{self, Epoll, Mailbox};
-use crate::target::Target;
-
-pub struct Setup {
-    pub target: Target,
-    pub sources: u32,
-    pub in_flight: usize,
-    pub timeout_ns: u64,
-    /// A client counts as open when its first message has come, not at the 101.
-    pub welcome: bool,
-}
-
-pub struct Order {
-    pub what: What,
-    pub done: Sender<()>,
-}
-
-#[derive(Clone)]
-pub enum What {
-    /// Clients `first`, `first + stride`, ... `count` of them, `per_second` (0 = as fast as possible).
-    Open {
-        first: u32,
-        stride: u32,
-        count: u32,
-        per_second: f64,
-    },
-    Reset,
-    /// Each open client sends `text`, `times` in turn.
-    Send {
-        text: String,
-        times: u32,
-    },
-    /// Breaks one in `1 / share` connections without a close.
-    Cut {
-        share: f64,
-    },
-    Close,
-}
 
 pub struct Worker {
     setup: Arc<Setup>,
@@ -61,27 +24,6 @@ pub struct Worker {
     opening: Opening,
     sending: Option<(String, u32)>,
     deadlines: VecDeque<(u64, RawFd, u32)>,
-}
-
-#[derive(Default)]
-struct Opening {
-    next: u32,
-    stride: u32,
-    left: u32,
-    begun: u32,
-    per_second: f64,
-    since_ns: u64,
-}
-
-impl Opening {
-    /// How many may be begun by now at the rate asked for.
-    fn due(&self, now: u64) -> u32 {
-        if self.per_second == 0.0 {
-            return self.left;
-        }
-        let due = (now - self.since_ns) as f64 / 1e9 * self.per_second;
-        (due as u32).saturating_sub(self.begun).min(self.left)
-    }
 }
 
 /// Holds the largest frame that is accepted, and a batch of small ones in one call.
