@@ -177,3 +177,129 @@ impl Group {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ws::deflate::Inflater;
+
+    const ALICE: ConnId = ConnId(1);
+    const BOB: ConnId = ConnId(2);
+
+    fn payload(text: &str) -> Payload {
+        Payload {
+            bytes: text.as_bytes().into(),
+            text: true,
+        }
+    }
+
+    fn group(messages: &[(&str, Option<ConnId>)]) -> Group {
+        let messages = messages
+            .iter()
+            .map(|(text, exclude)| (payload(text), *exclude));
+        Group::encode("room".into(), 7, messages.collect())
+    }
+
+    fn plain_for(group: &Group, conn: ConnId) -> Vec<&[u8]> {
+        group
+            .slices(
+                group.frames(Encoding::Plain, &mut Deflater::default()),
+                conn,
+            )
+            .collect()
+    }
+
+    #[test]
+    fn messages_are_contiguous_frames_in_publish_order() {
+        let group = group(&[("a", None), ("bc", None)]);
+        assert_eq!(plain_for(&group, ALICE), [b"\x81\x01a\x81\x02bc"]);
+        assert_eq!(
+            (group.messages(), group.len_bytes(), group.excludes_any()),
+            (2, 7, false)
+        );
+        assert_eq!(group.messages_for(ALICE), 2);
+    }
+
+    #[test]
+    fn a_binary_message_stays_binary_in_every_encoding() {
+        let bytes = vec![0; 200].into_boxed_slice();
+        let group = Group::encode(
+            "room".into(),
+            7,
+            vec![(Payload { bytes, text: false }, None)],
+        );
+        let mut deflater = Deflater::default();
+        assert_eq!(group.frames(Encoding::Plain, &mut deflater).bytes[0], 0x82);
+        assert_eq!(
+            group.frames(Encoding::Deflate, &mut deflater).bytes[0],
+            0xc2
+        );
+        assert_eq!(
+            group.frames(Encoding::DeflateSmall, &mut deflater).bytes[0],
+            0xc2
+        );
+    }
+
+    #[test]
+    fn who_is_excluded_gets_the_runs_between() {
+        let group = group(&[
+            ("a", Some(ALICE)),
+            ("b", None),
+            ("c", Some(BOB)),
+            ("d", Some(ALICE)),
+            ("e", Some(ALICE)),
+            ("f", None),
+        ]);
+        assert_eq!(
+            plain_for(&group, ALICE),
+            [&b"\x81\x01b\x81\x01c"[..], b"\x81\x01f"]
+        );
+        assert_eq!(
+            plain_for(&group, BOB),
+            [&b"\x81\x01a\x81\x01b"[..], b"\x81\x01d\x81\x01e\x81\x01f"]
+        );
+        assert_eq!(plain_for(&group, ConnId(3)).len(), 1);
+        assert_eq!(
+            (
+                group.messages_for(ALICE),
+                group.messages_for(BOB),
+                group.messages_for(ConnId(3))
+            ),
+            (3, 5, 6)
+        );
+        assert!(group.excludes_any());
+    }
+
+    #[test]
+    fn who_is_excluded_from_all_or_from_nothing_at_all_gets_nothing() {
+        assert!(plain_for(&group(&[("a", Some(ALICE)), ("b", Some(ALICE))]), ALICE).is_empty());
+        assert!(plain_for(&group(&[]), ALICE).is_empty());
+    }
+
+    #[test]
+    fn a_compressed_variant_is_made_once_and_says_the_same() {
+        let long = "the same words and the same words ".repeat(20);
+        let group = group(&[(&long, None), ("short", Some(ALICE)), (&long, None)]);
+        let (mut deflater, mut inflater) = (Deflater::default(), Inflater::default());
+        for encoding in [Encoding::Deflate, Encoding::DeflateSmall] {
+            let frames = group.frames(encoding, &mut deflater);
+            assert!(
+                std::ptr::eq(frames, group.frames(encoding, &mut Deflater::default())),
+                "made twice"
+            );
+            assert!(frames.bytes.len() < group.len_bytes() / 3);
+            assert_eq!(
+                &frames.bytes[frames.ends[0]..frames.ends[1]],
+                b"\x81\x05short",
+                "not worth compressing"
+            );
+            let parts: Vec<_> = group.slices(frames, ALICE).collect();
+            assert_eq!(parts.len(), 2);
+            for part in parts {
+                let (is_text, deflated) = frame::open(part);
+                assert!(is_text && part[0] & 0x40 != 0);
+                assert_eq!(inflater.inflate(deflated, 10_000), Ok(long.as_bytes()));
+            }
+        }
+    }
+}

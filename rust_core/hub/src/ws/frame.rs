@@ -293,7 +293,7 @@ mod tests {
             let good = first & 0x30 == 0
                 && matches!(opcode, 0..=2 | 8..=10)
                 && !(control && first & 0x80 == 0)
-                && !(first & 0x40 != 0 && !matches!(opcode, 1 | 2));
+                && (first & 0x40 == 0 || matches!(opcode, 1 | 2));
             assert_eq!(decode(&[first]).is_ok(), good, "{first:02x}");
             assert_eq!(decode(&header(first, 5)).is_ok(), good, "{first:02x}");
         }

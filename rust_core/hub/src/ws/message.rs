@@ -64,6 +64,7 @@ pub struct Partial {
 struct Message {
     text: bool,
     compressed: bool,
+    /// Frames that are whole.
     fragments: usize,
     utf8: Utf8,
     bytes: Vec<u8>,
@@ -115,7 +116,7 @@ fn open_frame(
     bytes: &[u8],
     limits: &Limits,
 ) -> Result<Option<(Header, usize, usize)>, Violation> {
-    if let Some((header, received)) = partial.as_ref().and_then(|pending| pending.frame) {
+    if let Some((header, received)) = partial.as_mut().and_then(|pending| pending.frame.take()) {
         return Ok(Some((header, received, 0)));
     }
     let decoded = match partial {
@@ -269,8 +270,11 @@ impl Partial {
         sink: &mut impl FnMut(Incoming<'_>) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, Violation> {
         let whole = (received + piece.len()) as u64 == header.length;
-        let first = self.frame.is_none();
         self.frame = (!whole).then_some((header, received + piece.len()));
+        // so that a frame of which nothing was received has left nothing here, and may still be delivered alone
+        if piece.is_empty() && !whole {
+            return Ok(ControlFlow::Continue(()));
+        }
         if header.opcode.is_control() {
             self.control.extend_from_slice(piece);
             if !whole {
@@ -280,7 +284,7 @@ impl Partial {
             return deliver_alone(header, &payload, limits, inflater, sink);
         }
         let message = self.message.get_or_insert_with(|| Message::begin(header));
-        message.fragments += usize::from(first);
+        message.fragments += usize::from(whole);
         message.push(piece)?;
         if !whole || !header.fin {
             return Ok(ControlFlow::Continue(()));

@@ -74,7 +74,7 @@ pub fn parse(head: &[u8], settings: &Settings) -> Result<Request, Rejection> {
     match request.parse(head) {
         Ok(httparse::Status::Complete(_)) => {}
         Err(httparse::Error::TooManyHeaders) => return Err(Rejection::HEAD_TOO_LARGE),
-        Err(httparse::Error::Version) if names_a_version(head) => return Err(WRONG_HTTP),
+        Err(httparse::Error::Version) if names_another_version(head) => return Err(WRONG_HTTP),
         Ok(httparse::Status::Partial) | Err(_) => return Err(NOT_HTTP),
     }
     let target = origin_form(request.path.unwrap_or_default());
@@ -92,19 +92,19 @@ pub fn offers(protocols: &[u8], protocol: &str) -> bool {
         && list::split(protocols, b',').any(|offered| offered == protocol.as_bytes())
 }
 
-/// Whether the first line ends like a request of HTTP, whatever its version.
-fn names_a_version(head: &[u8]) -> bool {
-    let line = head
-        .trim_ascii_start()
+/// Whether the first line names a version of HTTP that is not spoken here.
+fn names_another_version(head: &[u8]) -> bool {
+    let start = head.trim_ascii_start();
+    let line = start
         .split(|&byte| byte == b'\n')
         .next()
         .unwrap_or_default();
-    let version = line
-        .trim_ascii_end()
-        .rsplit(|&byte| byte == b' ')
-        .next()
-        .unwrap_or_default();
-    matches!(version.strip_prefix(b"HTTP/"), Some([major, b'.', minor]) if major.is_ascii_digit() && minor.is_ascii_digit())
+    let last = line.trim_ascii_end().rsplit(|&byte| byte == b' ').next();
+    match last.and_then(|word| word.strip_prefix(b"HTTP/")) {
+        Some([b'1', b'.', b'0' | b'1']) => false,
+        Some([major, b'.', minor]) => major.is_ascii_digit() && minor.is_ascii_digit(),
+        _ => false,
+    }
 }
 
 /// The path and query of a target; a proxy sends it with scheme and authority before them (RFC 9112 section 3.2.2).
