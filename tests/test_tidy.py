@@ -21,7 +21,7 @@ VOCABULARY = {"config", "errors", "profile", "counters", "durations", "engine"}
 LAYERS = [
     {"cli", "__main__"},
     {"demo", "doctor", "connect", "publish", "tokens", "bench"},
-    {"app"},
+    {"app", "signals", "supervise"},
     {"gateway", "auth", "api", "metrics", "logs", "chat"},
     {"profiles", "buses", "registries", "upstreams"},
     {"_core"},

@@ -1,13 +1,18 @@
 """What crosses the boundary to the native engine, typed: options in, events out, commands in.
 
 Rule: plain numbers, texts and bytes. Times are milliseconds, sizes bytes, rates a second; 0 switches a limit off where
-it says so. `settings.py` gives each option its default and reason, `app.py` fills them in. A `conn` is an int that is
+it says so. `config` gives each option its default and reason, `options_of` fills them in. A `conn` is an int that is
 never reused while the process lives; text is UTF-8 `bytes`; a room name is `str`. The numbers that events and commands
 start with are constants of `tidegate._core`.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal, TypeAlias, TypedDict
+
+from tidegate.config import Settings
+from tidegate.errors import ConfigError
+from tidegate.profile import ProfileSpec
 
 # UPGRADE, conn, peer address, target as sent, and one value for each name in Options["headers"]
 UpgradeEvent: TypeAlias = tuple[Literal[1], int, str, bytes, tuple[bytes | None, ...]]
@@ -81,3 +86,60 @@ class Options(TypedDict):
     compression: bool
     tls_certificate_pem: bytes | None
     tls_key_pem: bytes | None
+
+
+def options_of(settings: Settings, spec: ProfileSpec, http_socket: str) -> Options:
+    ws = settings.ws
+    tls = read_tls(settings)
+    return Options(
+        host=settings.server.host,
+        port=settings.server.port,
+        shards=ws.shards,
+        ws_paths=list(spec.ws_paths),
+        headers=list(spec.headers),
+        http_socket=http_socket,
+        connections_max=ws.max_connections,
+        connections_per_address_max=ws.max_connections_per_address,
+        connections_per_user_max=ws.max_connections_per_user,
+        handshakes_per_s=ws.handshakes_per_second,
+        head_bytes_max=ws.max_header_size,
+        headers_max=ws.max_headers,
+        handshake_ms=_ms(ws.handshake_timeout),
+        proxy_protocol=ws.proxy_protocol,
+        proxy_trusted=list(ws.proxy_trusted),
+        message_bytes_max=ws.max_message_size,
+        fragments_max=ws.max_fragments,
+        message_rate=ws.message_rate,
+        message_burst=ws.message_burst,
+        rooms_max=ws.max_rooms,
+        ping_interval_ms=_ms(ws.ping_interval),
+        pong_timeout_ms=_ms(ws.pong_timeout),
+        write_timeout_ms=_ms(ws.write_timeout),
+        close_timeout_ms=_ms(ws.close_timeout),
+        outbox_bytes_max=ws.outbox_bytes,
+        outbox_total_max=ws.outbox_total,
+        outbox_messages_max=ws.outbox_messages if ws.outbox_policy == "drop" else 0,
+        backlog_bytes_max=ws.backlog_bytes,
+        compression=ws.enable_compression,
+        tls_certificate_pem=tls[0] if tls else None,
+        tls_key_pem=tls[1] if tls else None,
+    )
+
+
+def read_tls(settings: Settings) -> tuple[bytes, bytes] | None:
+    """Certificate chain and key as they are in the files now; None without TLS."""
+    server = settings.server
+    if not server.tls_cert:
+        return None
+    return _read("server.tls_cert", server.tls_cert), _read("server.tls_key", server.tls_key)
+
+
+def _read(key: str, path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{key} = {path} can't be read: {error.strerror}", "Check the path and its mode.") from None
+
+
+def _ms(seconds: float) -> int:
+    return max(1, round(seconds * 1000))

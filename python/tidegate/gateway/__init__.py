@@ -31,7 +31,7 @@ class Gateway:
         counters: GatewayCounters,
         upstreams: Mapping[str, Upstream] | None = None,
     ) -> None:
-        faults = Faults(counters)
+        faults = self._faults = Faults(counters)
         handover = HandOver(engine, faults)
         self._actions = Actions(engine.uuid, auth, bus, counters=counters, faults=faults)
         self._backends = Backends(
@@ -49,8 +49,12 @@ class Gateway:
 
     def pump(self) -> None:
         """Serves one batch of events; the loop calls it for as long as the engine's eventfd is readable."""
-        self._clients.pump()
-        self._backends.check_relief()
+        try:
+            self._clients.pump()
+            self._backends.check_relief()
+        except Exception as error:
+            # a bug of ours: the loop would call again at once and for ever, and tell each time
+            self._faults.profile(error)
 
     async def deliver(self, batch: Sequence[BusMessage]) -> None:
         """Hands a batch to the engine; returns when it may be acknowledged and the engine can take more."""

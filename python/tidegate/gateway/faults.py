@@ -30,7 +30,7 @@ class Faults:
         self._counters.count_error("profile")
         if self._is_due("profile"):
             what = str(error) if isinstance(error, ProfileError) else type(error).__name__
-            log.error("the profile failed: %s\n%s", what, "".join(traceback.format_tb(error.__traceback__)))
+            log.error("the profile failed: %s\n%s", what, came_through(error))
 
     def count(self, kind: str, detail: str = "") -> None:
         """`kind` becomes a label of the error metric; without a detail there is nothing to tell a person."""
@@ -47,3 +47,8 @@ class Faults:
             return False
         self._due[kind] = now + LOG_PACE_S
         return True
+
+
+def came_through(error: BaseException) -> str:
+    """The lines of code an error came through, without its text."""
+    return "".join(traceback.format_tb(error.__traceback__))

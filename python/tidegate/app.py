@@ -1,0 +1,337 @@
+"""The composition root: settings become objects, run, drain and stop. The only file that knows all layers.
+
+Order of a stop: not ready, the bus hands over and acknowledges what it accepted, clients are closed over the grace
+time, what clients sent to backends is confirmed, everything ends. Rules: signals are caught before anything waits; nothing
+here waits without a bound; a background task that dies is started again.
+"""
+
+import asyncio
+import errno
+import logging
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import tidegate
+from tidegate._core import Engine
+from tidegate.api.http import Node, counts, http_app, metrics_app
+from tidegate.api.server import abstract_name, bind_abstract, bind_tcp, cannot_listen, serve_http
+from tidegate.api.system import System
+from tidegate.auth import Authenticator
+from tidegate.buses import Bus, open_bus, scheme_of
+from tidegate.config import Loaded, Settings
+from tidegate.config.checks import value_of
+from tidegate.counters import LATENCY_BUCKETS, GatewayCounters
+from tidegate.engine import Options, options_of, read_tls
+from tidegate.errors import OK, BusError, ConfigError, StartError, TidegateError
+from tidegate.gateway import Gateway
+from tidegate.logs import Logs
+from tidegate.metrics import Exposition, Sources
+from tidegate.profile import HasWelcome, ProfileSpec
+from tidegate.signals import Signals
+from tidegate.supervise import supervise
+
+log = logging.getLogger("tidegate.app")
+
+# So long may the bus hold up the first close frame: an acknowledgement on its way takes a millisecond
+BUS_HEAD_START_S = 0.05
+# Then it is given up; what was not acknowledged is delivered again after a restart
+BUS_STOP_S = 5.0
+# Closes are spread over this much of the grace time, so that the last client has time to answer as well
+CLOSING_SHARE = 0.8
+# Nobody tells when the last connection is gone; looking costs microseconds
+DRAINED_CHECK_S = 0.02
+# What clients sent to backends is confirmed in milliseconds, or the bus is down
+SETTLE_S = 2.0
+
+
+def run(
+    spec: ProfileSpec,
+    loaded: Loaded,
+    *,
+    reload: Callable[[], Loaded] | None = None,
+    ready: Callable[["App"], None] | None = None,
+) -> int:
+    """`tidegate serve`: logs, event loop, `serve`. Returns the exit code."""
+    settings = loaded.settings
+    logs = Logs(settings.log.level, production=settings.log.production)
+    logs.start()
+    try:
+        for warning in loaded.warnings:
+            log.warning("%s", warning)
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            return runner.run(serve(settings, spec, ready=ready, reload=reload, logs=logs))
+    finally:
+        logs.stop()
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    """uvloop where it installs; TIDEGATE_LOOP=asyncio for the other."""
+    if os.environ.get("TIDEGATE_LOOP") != "asyncio":
+        try:
+            import uvloop  # noqa: PLC0415 - not on every platform
+
+            return uvloop.new_event_loop
+        except ImportError:
+            pass
+    return asyncio.new_event_loop
+
+
+async def serve(
+    settings: Settings,
+    spec: ProfileSpec,
+    *,
+    ready: Callable[["App"], None] | None = None,
+    reload: Callable[[], Loaded] | None = None,
+    logs: Logs | None = None,
+) -> int:
+    """Serves until SIGTERM or SIGINT, drains, and returns the exit code."""
+    app = App(settings, spec, logs=logs)
+    signals = Signals(on_hangup=lambda: app.reload(reload))
+    signals.install()
+    try:
+        async with app:
+            if ready is not None:
+                ready(app)
+            await signals.asked.wait()
+            await _first_of(app.drain(), signals.insisted.wait())
+    finally:
+        signals.remove()
+    if signals.insisted.is_set():
+        log.warning("stopped before the drain was over")
+        return signals.exit_code
+    log.info("drained and stopped")
+    return OK
+
+
+async def _first_of(*waits: Awaitable[Any]) -> None:
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
+    for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(outcome, Exception):
+            raise outcome
+
+
+class App:
+    """One gateway in this process. `async with` starts and stops it; a `drain` before lets nobody lose anything."""
+
+    def __init__(self, settings: Settings, spec: ProfileSpec, *, logs: Logs | None = None) -> None:
+        self.settings = settings
+        self.spec = spec
+        self.counters = GatewayCounters(
+            latency_bounds=spec.metrics.latency_buckets if spec.metrics else LATENCY_BUCKETS
+        )
+        self.profile = spec.build(settings)
+        self.auth = Authenticator(settings.jwt)
+        self.bus = _bus(settings, spec)
+        self.port = 0
+        self.metrics_port = 0
+        self._logs = logs
+        self._system = System()
+        self._engine: Engine | None = None
+        self._gateway: Gateway | None = None
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._draining = False
+
+    async def __aenter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            await self.stop()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    def _start(self) -> None:
+        settings, spec = self.settings, self.spec
+        http_name = abstract_name()
+        self._supervise("http", self._http_server(http_name))
+        if settings.metrics.enabled:
+            self._supervise("metrics", self._metrics_server())
+        engine = self._engine = _engine(options_of(settings, spec, http_name))
+        self.port = engine.port
+        gateway = self._gateway = Gateway(
+            engine, spec, self.profile, auth=self.auth, bus=self.bus, counters=self.counters
+        )
+        asyncio.get_running_loop().add_reader(engine.fileno(), gateway.pump)
+        if self.bus is not None:
+            bus = self.bus
+            self._supervise("bus", lambda: bus.run(gateway.deliver, gateway.receive))
+        log.info("%s serves on port %d, metrics on %s", spec.name, self.port, self.metrics_port or "no port")
+
+    def _supervise(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+        task = asyncio.get_running_loop().create_task(supervise(name, run, self.counters.count_error), name=name)
+        self._tasks[name] = task
+
+    def _http_server(self, name: str) -> Callable[[], Awaitable[None]]:
+        """The socket is bound at once, so that the engine finds it; a server that died binds it anew."""
+        app = http_app(self._node(), self.spec.ws_paths)
+        return _rebinding(lambda listener: serve_http(app, listener), lambda: bind_abstract(name))
+
+    def _metrics_server(self) -> Callable[[], Awaitable[None]]:
+        metrics = self.settings.metrics
+        sources = Sources(
+            engine=self.stats,
+            counters=self.counters,
+            bus=self.bus,
+            tokens=self.auth,
+            version=tidegate.__version__,
+            profile=self.spec.name,
+            node_id=self.settings.node_id,
+        )
+        app = metrics_app(Exposition(sources, self.spec.metrics).render)
+        listener = bind_tcp(metrics.host, metrics.port, "metrics.port")
+        self.metrics_port = port = listener.getsockname()[1]
+        return _rebinding(
+            lambda bound: serve_http(app, bound), lambda: bind_tcp(metrics.host, port, "metrics.port"), listener
+        )
+
+    # --- what the API tells ------------------------------------------------------------------------------------------
+
+    def _node(self) -> Node:
+        return Node(
+            stats=self.stats,
+            why_not_ready=self.why_not_ready,
+            health=self._health,
+            publish=self._publish,
+            publish_key=self.settings.publish.key.get_secret_value() if self.bus else "",
+            body_s=self.settings.server.read_timeout,
+        )
+
+    def stats(self) -> Mapping[str, int]:
+        if self._engine is None:
+            return {"connections": 0, "connections_now": 0, "rooms_now": 0}
+        return self._engine.stats()
+
+    def why_not_ready(self) -> str | None:
+        if self._draining:
+            return "draining"
+        if self.bus is not None and not self.bus.is_ready():
+            return scheme_of(_bus_url(self.settings, self.spec))
+        return None
+
+    def _health(self) -> Mapping[str, Any]:
+        is_ready = self.bus is None or self.bus.is_ready()
+        streams = len(self.settings.nats.streams) if is_ready and self.spec.bus == "nats.url" else 0
+        health = {
+            "ready": is_ready,
+            "consumers": streams,
+            "streams": streams,
+            "stats": counts(self.stats()),
+            "system": self._system.load(),
+        }
+        if isinstance(self.profile, HasWelcome):
+            return self.profile.welcome(health)
+        status = "healthy" if is_ready else "degraded"
+        return {"status": status, "profile": self.spec.name, "version": tidegate.__version__, **health}
+
+    async def _publish(self, event: bytes) -> None:
+        if self.bus is None or self._draining:
+            raise BusError("the gateway is draining")
+        await self.bus.publish(self.settings.publish.subject, event)
+
+    # --- reload, drain, stop -----------------------------------------------------------------------------------------
+
+    def reload(self, load: Callable[[], Loaded] | None) -> None:
+        """SIGHUP: certificate, token keys and log level anew; what can't be read stays as it was."""
+        try:
+            settings = load().settings if load else self.settings
+        except TidegateError as error:
+            log.error("nothing was reloaded: %s", error)
+            return
+        parts: dict[str, Callable[[Settings], None]] = {
+            "the certificate": self._reload_tls,
+            "the token keys": lambda new: self.auth.reload(new.jwt),
+            "the log level": self._reload_log_level,
+        }
+        for what, part in parts.items():
+            try:
+                part(settings)
+                log.info("reloaded %s", what)
+            except (TidegateError, ValueError) as error:
+                log.error("%s stayed as before: %s", what, error)
+
+    def _reload_tls(self, settings: Settings) -> None:
+        tls = read_tls(settings)
+        if tls and self._engine is not None:
+            self._engine.set_tls(*tls)
+
+    def _reload_log_level(self, settings: Settings) -> None:
+        if self._logs is not None:
+            self._logs.set_level(settings.log.level)
+
+    async def drain(self) -> None:
+        """Everything accepted before is delivered; every client is closed with 1001 within the grace time."""
+        grace = self.settings.ws.shutdown_grace
+        log.info("draining, %g s at most", grace)
+        self._draining = True
+        if self._engine is None or self._gateway is None:
+            return
+        bus = asyncio.get_running_loop().create_task(self._end("bus", BUS_STOP_S))
+        await asyncio.wait([bus], timeout=BUS_HEAD_START_S)
+        self._engine.begin_drain(round(grace * CLOSING_SHARE * 1000))
+        try:
+            async with asyncio.timeout(grace):
+                while not self._engine.is_drained():  # noqa: ASYNC110 - the engine can't set an event of ours
+                    await asyncio.sleep(DRAINED_CHECK_S)
+        except TimeoutError:
+            log.warning("the grace time is over with %d connections open", self.stats()["connections_now"])
+        await bus
+        await self._gateway.close(SETTLE_S)
+
+    async def stop(self) -> None:
+        """At once, in whatever state; a second time does nothing."""
+        await self._end("bus", BUS_HEAD_START_S)
+        if self._engine is not None:
+            asyncio.get_running_loop().remove_reader(self._engine.fileno())
+            self._engine.stop()
+        if self._gateway is not None:
+            await self._gateway.close(0)
+        if self.bus is not None:
+            await self.bus.close()
+        await asyncio.gather(*[self._end(name, BUS_STOP_S) for name in list(self._tasks)])
+
+    async def _end(self, name: str, within_s: float) -> None:
+        task = self._tasks.pop(name, None)
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task], timeout=within_s)
+
+
+def _rebinding(
+    serve_on: Callable[[Any], Awaitable[None]], bind: Callable[[], Any], bound: Any = None
+) -> Callable[[], Awaitable[None]]:
+    """A server's run: on the socket that is bound already the first time, on a new one after that."""
+    waiting = [bound if bound is not None else bind()]
+
+    async def run_once() -> None:
+        await serve_on(waiting.pop() if waiting else bind())
+
+    return run_once
+
+
+def _bus_url(settings: Settings, spec: ProfileSpec) -> str:
+    return str(value_of(settings, spec.bus)) if spec.bus else ""
+
+
+def _bus(settings: Settings, spec: ProfileSpec) -> Bus | None:
+    url = _bus_url(settings, spec)
+    return open_bus(url, settings, node_id=settings.node_id) if url else None
+
+
+def _engine(options: Options) -> Engine:
+    try:
+        return Engine(options)
+    except ValueError as error:
+        raise ConfigError(f"the engine can't start: {error}", "Put that setting right and start again.") from None
+    except OSError as error:
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            raise cannot_listen(options["host"], options["port"], error, "server.port") from None
+        raise StartError(error.strerror or str(error), "`tidegate doctor` looks at the machine's limits.") from None
