@@ -145,7 +145,8 @@ def _composed(path: Path) -> yaml.Node | None:
             raise ConfigError(
                 f"{path} is larger than {FILE_BYTES_MAX} bytes", "It can't be a configuration: check --config."
             )
-        return yaml.compose(data.decode("utf-8-sig"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        # Not the loader written in C: deep nesting overflows its stack and kills the process
+        return yaml.compose(data.decode("utf-8-sig"), Loader=yaml.SafeLoader)
     except OSError as error:
         raise ConfigError(f"can't read {path}: {error.strerror}", "Check its owner and permissions.") from error
     except UnicodeDecodeError as error:
@@ -201,7 +202,7 @@ class _FileReader:
 
 
 # A hundred settings with comments are 20 KB; the bound keeps a mistaken --config from filling the memory
-FILE_BYTES_MAX = 1 << 20
+FILE_BYTES_MAX = 256 * 1024
 
 # Section and key are two; more only happens by mistake, and aliases can nest for ever
 DEPTH_MAX = 4
