@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tidegate import errors
+from tidegate.profiles import DEFAULT
 
 if TYPE_CHECKING:
     from tidegate.config import Loaded
     from tidegate.profile import ProfileSpec
 
-DEFAULT_PROFILE = "attchat-gateway"
 
 EXIT_CODES = """\b
 Exit codes:
@@ -82,7 +82,7 @@ def _settings_options(command: Any) -> Any:
         click.option(
             "--profile",
             "profile_name",
-            default=DEFAULT_PROFILE,
+            default=DEFAULT,
             envvar="TIDEGATE_PROFILE",
             show_default=True,
             help="Which gateway to be.",

@@ -105,7 +105,9 @@ async def _send(
 def _why(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return f"no answer within {OPEN_TIMEOUT_S:g} s"
-    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).lower()
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno).lower()
+    return str(error) or type(error).__name__
 
 
 # --- terminal ---------------------------------------------------------------------------------------------------------

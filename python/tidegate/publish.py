@@ -4,6 +4,7 @@ Rule: a `memory:` bus lives inside one process, so it is reached through that pr
 """
 
 import json
+import os
 import urllib.error
 import urllib.request
 from datetime import UTC, datetime
@@ -70,15 +71,15 @@ def over_http(url: str, key: str, event: bytes) -> None:
         with refused:
             raise _refusal(refused.code) from None
     except OSError as error:
-        why = getattr(error, "reason", None) or error
+        reason = getattr(error, "reason", None) or error
+        why = os.strerror(reason.errno).lower() if isinstance(reason, OSError) and reason.errno else reason
         raise TidegateError(f"no answer from {url}: {why}", "Is the gateway running, and is that its port?") from None
 
 
 def _refusal(status: int) -> TidegateError:
     cures = {
         401: "Give --key with the gateway's publish.key.",
-        403: "Give --key with the gateway's publish.key.",
         404: "The API is off: set publish.key (GATEWAY_PUBLISH_KEY) and start the gateway again.",
-        503: "Its bus is down or it is draining; try again.",
+        503: "Its bus did not confirm the message, or it is draining; try again.",
     }
     return TidegateError(f"the gateway refused the message with status {status}", cures.get(status, "See its log."))
