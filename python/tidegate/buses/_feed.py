@@ -74,6 +74,10 @@ class Feed:
     def is_live(self) -> bool:
         return not self._lost
 
+    def is_full(self) -> bool:
+        """Nothing is asked for any more, since what came was not handed over."""
+        return not self._lost and self._owed <= 0
+
     async def start(self) -> None:
         self._subscription = await self._nc.subscribe(
             f"{self._inbox}.*", cb=self._on_message, pending_msgs_limit=0, pending_bytes_limit=0
@@ -98,7 +102,7 @@ class Feed:
         return batch
 
     async def acknowledge(self, batch: Batch) -> None:
-        """`batch` was handed over. If the connection is gone, the position knows, and the next consumer begins there."""
+        """`batch` was handed over. Without a connection only the position knows; the next consumer begins there."""
         position = self._position
         position.delivered = batch[-1][0].sequence
         self._taken = []

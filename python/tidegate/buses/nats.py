@@ -6,6 +6,7 @@ connection never cancels a hand-over that is under way. The subject of ours: `ti
 """
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import time
@@ -19,26 +20,26 @@ from nats.aio.msg import Msg
 from tidegate.buses import BusSettings, Deliver, NatsSettings, Receive
 from tidegate.buses._connection import Connection, backoff_s, describe, level_of
 from tidegate.buses._feed import Feed, FeedLostError, Position
-from tidegate.buses._jetstream import Durable, RefusedError, name_token, open_feed
-from tidegate.buses._servers import parse_servers
+from tidegate.buses._jetstream import Durable, RefusedError, consumer_info, name_token, open_feed
+from tidegate.buses._servers import Server, parse_servers
 from tidegate.errors import BusError
 
 log = logging.getLogger(__name__)
 
 
 def open_bus(url: str, settings: BusSettings, node_id: str) -> "NatsBus":
-    return NatsBus(url, settings.nats, node_id)
+    return NatsBus(parse_servers(url), settings.nats, node_id)
 
 
 class NatsBus:
     """One gateway node. `run` keeps a connection and follows the streams; `publish` works with and without it."""
 
-    def __init__(self, url: str, settings: NatsSettings, node_id: str) -> None:
+    def __init__(self, servers: list[Server], settings: NatsSettings, node_id: str) -> None:
         client_id = name_token(settings.client_id)
         self._settings = settings
         self._shared = settings.consumer_mode == "shared"
         self._consumer = f"gateway-{client_id}" if self._shared else f"gateway-{client_id}-{name_token(node_id)}"
-        self._connection = Connection(parse_servers(url), f"tidegate {self._consumer}")
+        self._connection = Connection(servers, f"tidegate {self._consumer}")
         self._positions = {stream: Position() for stream in settings.streams}
         self._feeds: dict[str, Feed] = {}
         self._delivering = asyncio.Lock()
@@ -73,6 +74,7 @@ class NatsBus:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._stay_connected(receive))
                 tasks.create_task(self._watch())
+                tasks.create_task(self._measure_lag())
                 tasks.create_task(self._send_broadcasts())
                 for stream in self._positions:
                     tasks.create_task(self._follow(stream, deliver))
@@ -113,9 +115,12 @@ class NatsBus:
                 log.warning("connection to NATS at %s lost; reconnecting", self._connection)
             await asyncio.sleep(backoff_s(failures, self._settings.reconnect_wait))
 
+    def _durable(self, stream: str) -> Durable:
+        return Durable(stream, self._consumer, self._shared, self._settings.ensure_streams)
+
     async def _follow(self, stream: str, deliver: Deliver) -> None:
         """One stream, for as long as `run` lasts: one feed after the other."""
-        durable = Durable(stream, self._consumer, self._shared, self._settings.ensure_streams)
+        durable = self._durable(stream)
         failures = 0
         while True:
             client = await self._connection.usable()
@@ -160,6 +165,18 @@ class NatsBus:
             now = time.monotonic()
             for feed in self._feeds.values():
                 feed.check(now)
+
+    async def _measure_lag(self) -> None:
+        """Each message says how many follow it; while a hand-over waits no message comes, so the server is asked."""
+        while True:
+            await asyncio.sleep(LAG_S)
+            for stream, feed in list(self._feeds.items()):
+                client = self._connection.client
+                if client is None or not feed.is_full():
+                    continue
+                with contextlib.suppress(nats.errors.Error, OSError, LookupError, RefusedError):
+                    if info := await consumer_info(client, self._durable(stream)):
+                        self._positions[stream].lag = info["num_pending"]
 
     # --- publishing --------------------------------------------------------------------------------------------------
 
@@ -242,6 +259,8 @@ RETRY_S_MAX = 2.0
 STABLE_S = 5.0
 # Twice as often as heartbeats come.
 WATCH_S = 0.5
+# Often enough for a scrape, whose usual interval is 15 s.
+LAG_S = 2.0
 # As long as the contract's other requests; a publisher's own timeout is rarely shorter.
 PUBLISH_TIMEOUT_S = 5.0
 PUBLISH_RETRY_S = 0.1

@@ -1,0 +1,206 @@
+"""What tests of buses share: settings, a gateway that collects what it is handed, each bus as seen from outside.
+
+Rule: a test waits for a condition, never for a time; `until` is where conditions of other processes are asked for.
+"""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import nats.errors
+import nats.js.errors
+from nats.aio.client import Client
+from tidegate.buses import Bus, open_bus
+from tidegate.profile import BusMessage
+
+from tests.servers import NatsServer
+
+# For conditions that hold in well under a second on a quiet machine; only a failing test waits so long.
+WAIT_S_MAX = 40
+
+
+@dataclass(frozen=True)
+class Nats:
+    streams: Sequence[str]
+    client_id: str = "gateway"
+    reconnect_wait: float = 0.2
+    max_reconnects: int = -1
+    consumer_mode: str = "per-node"
+    ensure_streams: bool = True
+
+
+@dataclass(frozen=True)
+class Settings:
+    nats: Nats
+
+
+@dataclass
+class Gateway:
+    """Takes what a bus delivers. `gate` closed = a hand-over waits, as when the engine is full."""
+
+    messages: list[BusMessage] = field(default_factory=list)
+    batches: list[int] = field(default_factory=list)
+    broadcasts: list[bytes] = field(default_factory=list)
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    entered: int = 0  # messages of hand-overs that have begun
+    inside: int = 0  # hand-overs under way
+    together: int = 0  # the most that ever were
+    failure: Exception | None = None
+
+    def __post_init__(self) -> None:
+        self.gate.set()
+        self._changed = asyncio.Event()
+
+    async def deliver(self, messages: Sequence[BusMessage]) -> None:
+        self.entered += len(messages)
+        self.inside += 1
+        self.together = max(self.together, self.inside)
+        self._changed.set()
+        try:
+            await self.gate.wait()
+            if self.failure:
+                raise self.failure
+        finally:
+            self.inside -= 1
+        self.messages += messages
+        self.batches.append(len(messages))
+        self._changed.set()
+
+    def receive(self, data: bytes) -> None:
+        self.broadcasts.append(data)
+        self._changed.set()
+
+    @property
+    def payloads(self) -> list[bytes]:
+        return [message.data for message in self.messages]
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Waits for a condition on what this gateway was given."""
+        async with asyncio.timeout(WAIT_S_MAX):
+            while not condition():
+                self._changed.clear()
+                await self._changed.wait()
+
+    async def has(self, count: int) -> None:
+        await self.until(lambda: len(self.messages) >= count)
+
+
+class Backend(Protocol):
+    """One bus from outside: what a test of the contract does to it without knowing which it is."""
+
+    stream: str
+
+    def bus(self, node_id: str) -> Bus: ...
+
+    async def publish(self, data: Sequence[bytes]) -> None:
+        """Returns when all are kept, in this order."""
+
+    async def close(self) -> None: ...
+
+
+class MemoryBackend:
+    def __init__(self) -> None:
+        self.stream = "CHAT"
+        self._url = f"memory:{secrets.token_hex(4)}"
+        self._publisher = self.bus("publisher")
+
+    def bus(self, node_id: str) -> Bus:
+        return open_bus(self._url, Settings(Nats([self.stream])), node_id=node_id)
+
+    async def publish(self, data: Sequence[bytes]) -> None:
+        for item in data:
+            await self._publisher.publish("chat.events", item)
+
+    async def close(self) -> None:
+        await self._publisher.close()
+
+
+class NatsBackend:
+    def __init__(self, server: NatsServer, **settings: object) -> None:
+        self.server = server
+        self.stream = f"CHAT{secrets.token_hex(4)}"
+        self.settings = Nats(**({"streams": [self.stream], "client_id": secrets.token_hex(4)} | settings))  # type: ignore[arg-type]
+        self._client: Client | None = None
+
+    @property
+    def subject(self) -> str:
+        return f"{self.stream.lower()}.events"
+
+    def bus(self, node_id: str) -> Bus:
+        return open_bus(self.server.url, Settings(self.settings), node_id=node_id)
+
+    async def client(self) -> Client:
+        if self._client is None or self._client.is_closed:
+            self._client = Client()
+            await self._client.connect(
+                [self.server.url],
+                allow_reconnect=False,
+                max_reconnect_attempts=1,
+                reconnect_time_wait=0,
+                error_cb=ignore,
+            )
+        return self._client
+
+    async def publish(self, data: Sequence[bytes]) -> None:
+        """Without a confirmation each, for speed; the last one's covers those before it."""
+        client = await self.client()
+        for item in data[:-1]:
+            await client.publish(self.subject, item)
+        await client.jetstream(timeout=WAIT_S_MAX).publish(self.subject, data[-1])
+
+    async def keep(self, data: bytes, stream: str | None = None) -> None:
+        """Repeats with one message id until the server confirms, whatever happens to it: kept exactly once."""
+        subject = f"{stream.lower()}.events" if stream else self.subject
+        async with asyncio.timeout(WAIT_S_MAX):
+            while True:
+                try:
+                    client = await self.client()
+                    headers = {"Nats-Msg-Id": f"{subject} {data!r}"}
+                    await client.jetstream(timeout=2).publish(subject, data, headers=headers)
+                    return
+                except (nats.errors.Error, nats.js.errors.Error, OSError, TimeoutError):
+                    await self.close()
+                    await asyncio.sleep(0.02)
+
+    async def close(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+
+async def ignore(error: Exception) -> None:
+    """The library would log each with a traceback; what fails shows where it is awaited."""
+
+
+@contextlib.asynccontextmanager
+async def consuming(bus: Bus, gateway: Gateway) -> AsyncIterator["asyncio.Task[None]"]:
+    """A bus that runs and is ready; cancelled at the end as a draining gateway does it."""
+    task = asyncio.create_task(bus.run(gateway.deliver, gateway.receive))
+    try:
+        await until(lambda: bus.is_ready() or task.done())
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait([task], timeout=WAIT_S_MAX)
+        await bus.close()
+        assert task.done(), "run did not end when it was cancelled"
+        if not task.cancelled() and task.exception() is not None and not isinstance(task.exception(), ExpectedError):
+            raise task.exception() or AssertionError
+
+
+class ExpectedError(Exception):
+    """What a test makes `deliver` raise."""
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    # Polled: the other side of the condition has no event to wait for.
+    async with asyncio.timeout(WAIT_S_MAX):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+def numbered(count: int, start: int = 0) -> list[bytes]:
+    return [b"%d" % number for number in range(start, start + count)]
