@@ -162,7 +162,10 @@ SECRETS = (
         ),
         rf"\1{MASK}",
     ),
-    (re.compile(r"(?i)(authorization[\"']?\s*[:=,]\s*b?[\"']?)(?:(bearer|basic)\s+)?[^\s\"',;)}]+"), rf"\1{MASK}"),
+    (
+        re.compile(r"""(?i)(authorization["']?\s*[:=,]\s*(?:b(?=["']))?["']?)(?:[a-z-]+\s+)?[^\s"',;)}]+"""),
+        rf"\1{MASK}",
+    ),
     (re.compile(r"(?i)\b(bearer|basic)(\s+|%20)[A-Za-z0-9._~+/=-]{8,}"), rf"\1 {MASK}"),
     # A JWT: base64url of '{"' is eyJ; the signature may be cut off
     (re.compile(r"eyJ[A-Za-z0-9_-]{4,}(?:\.[A-Za-z0-9_-]*){0,4}"), MASK),

@@ -210,7 +210,7 @@ ENGINE_STATS = (
     _Stat("events_queued_now", "tidegate_events_queued", "Events that Python has not taken yet."),
     _Stat("http_relays_now", "tidegate_http_relays", "Plain HTTP connections passed to the HTTP app."),
     _Stat("deflate_now", "tidegate_deflate_connections", "Connections with permessage-deflate."),
-    _Stat("connections", "tidegate_connections_total", "Connections admitted."),
+    _Stat("connections", "tidegate_connections_opened_total", "Connections admitted."),
     _Stat("messages_in", "tidegate_messages_received_total", "Messages from clients."),
     _Stat("bytes_in", "tidegate_received_bytes_total", "Bytes read from clients."),
     _Stat("deliveries", "tidegate_deliveries_total", "Messages put on their way, one a recipient."),
