@@ -35,7 +35,7 @@ class Written:
 
     @property
     def objects(self):
-        return [json.loads(line) for line in self.text.splitlines()]
+        return [json.loads(line) for line in self.text.removesuffix("\n").split("\n")]
 
 
 # --- form -------------------------------------------------------------------------------------------------------------
