@@ -81,7 +81,7 @@ def shown(key: str, value: object) -> str:
         return MASK if SECRET_LOOKING.search(key) else _clipped(value)
     if unit(key) == "secret":
         text = value.get_secret_value() if isinstance(value, SecretStr) else value
-        return MASK if text not in {"", None} else ""
+        return "" if text is None or text == "" else MASK
     if unit(key) == "PEM":
         return "(a PEM text)" if value else ""
     return re.sub(r"//[^@/,\s]*@", f"//{MASK}@", _clipped(value))
