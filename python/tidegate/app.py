@@ -1,8 +1,8 @@
 """The composition root: settings become objects, run, drain and stop. The only file that knows all layers.
 
 Order of a stop: not ready, the bus hands over and acknowledges what it accepted, clients are closed over the grace
-time, what clients sent to backends is confirmed, everything ends. Rules: signals are caught before anything waits; nothing
-here waits without a bound; a background task that dies is started again.
+time, what clients sent to backends is confirmed, everything ends. Rules: signals are caught before anything waits;
+nothing here waits without a bound; a background task that dies is started again.
 """
 
 import asyncio
@@ -289,9 +289,10 @@ class App:
     async def stop(self) -> None:
         """At once, in whatever state; a second time does nothing."""
         await self._end("bus", BUS_HEAD_START_S)
-        if self._engine is not None:
-            asyncio.get_running_loop().remove_reader(self._engine.fileno())
-            self._engine.stop()
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            asyncio.get_running_loop().remove_reader(engine.fileno())
+            engine.stop()
         if self._gateway is not None:
             await self._gateway.close(0)
         if self.bus is not None:
