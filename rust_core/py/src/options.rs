@@ -90,10 +90,13 @@ impl<'py> Named<'_, 'py> {
             .get_item(name)?
             .ok_or_else(|| PyValueError::new_err(format!("option {name} is missing")))?;
         self.taken.set(self.taken.get() + 1);
-        value.extract().map_err(|error| {
-            let error: PyErr = error.into();
-            PyValueError::new_err(format!("option {name}: {}", error.value(self.options.py())))
-        })
+        value
+            .extract()
+            .map_err(Into::<PyErr>::into)
+            .map_err(|error| {
+                let what = error.value(self.options.py());
+                PyValueError::new_err(format!("option {name}: {what}"))
+            })
     }
 
     /// Every name was taken once, so a longer dict has a name that nobody knows.
