@@ -162,7 +162,7 @@ def serve(
         return errors.OK
     from tidegate.app import run  # noqa: PLC0415
 
-    return run(spec, loaded)
+    return run(spec, loaded, reload=lambda: _load(spec, config_file, assignments, **named))
 
 
 _OPTION_KEYS = {

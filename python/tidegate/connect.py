@@ -113,7 +113,7 @@ def _why(error: BaseException) -> str:
 # --- terminal ---------------------------------------------------------------------------------------------------------
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """A frame may hold anything, the terminal's own commands too."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
@@ -155,6 +155,6 @@ def run(url: str) -> tuple[int, str]:
 
     def show(direction: str, text: str) -> None:
         stamp = datetime.now().astimezone().strftime("%H:%M:%S.%f")[:-3]
-        console.print(f"{stamp} {direction} {_printable(text)}", style=colours[direction], markup=False)
+        console.print(f"{stamp} {direction} {printable(text)}", style=colours[direction], markup=False)
 
     return asyncio.run(converse(url, stdin_lines(), show, linger_s=0.0 if sys.stdin.isatty() else LINGER_S))

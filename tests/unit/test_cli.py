@@ -321,7 +321,7 @@ def test_piped_lines_arrive_whole_and_the_last_one_without_a_newline_too() -> No
 
 
 def test_a_frame_cannot_command_the_terminal() -> None:
-    assert connect._printable("a\x1b[2Jb\r") == "a\\x1b[2Jb\\r"
+    assert connect.printable("a\x1b[2Jb\r") == "a\\x1b[2Jb\\r"
 
 
 def test_a_close_that_was_not_normal_is_exit_code_1(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import orjson
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from tidegate.connect import printable
 from tidegate.demo.tally import Tally
 
 Publish = Callable[[bytes], Awaitable[None]]
@@ -23,7 +24,6 @@ MEMBERS: Mapping[str, Sequence[str]] = {
     "chat:games": ("Chi", "Giang", "An"),
 }
 LINES = (
-    "who is awake?",
     "the tide is coming in",
     "deployed, all green",
     "coffee?",
@@ -87,8 +87,8 @@ class Crowd:
         payload, room = event.get("payload"), str(event.get("room"))
         if event.get("type") != "message" or not isinstance(payload, dict):
             return
-        if name == MEMBERS["chat:lobby"][0]:  # everybody's messages once, not six times
-            self._tally.last.append(f"{room:<13} {str(payload.get('text', ''))[:60]}")
+        if name == MEMBERS.get(room, ("",))[0]:  # everybody's messages once, not six times
+            self._tally.last.append(f"{room:<13} {printable(str(payload.get('text', '')))[:60]}")
         number, sent_at = payload.get("number"), payload.get("sent_at")
         if isinstance(number, int) and isinstance(sent_at, float) and room in MEMBERS:
             self._tally.receive(name, room, number, now - sent_at)

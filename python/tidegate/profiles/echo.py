@@ -35,7 +35,7 @@ PROFILE = ProfileSpec(
     ws_paths=("/ws",),
     headers=(),
     env_prefix="GATEWAY_",
-    env_names={"LOG_LEVEL": "log.level", "APP_ENV": "log.production"},
+    env_names={},
     # The Autobahn cases send 16 MiB in one message, or one message in 65,536 fragments, as fast as they can
     defaults={
         "ws.max_message_size": 16 * 1024 * 1024,

@@ -1,0 +1,182 @@
+"""The demo: its tally finds every kind of fault, and the whole thing runs, checks itself and ends well."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from tidegate.demo.crowd import LINES, MEMBERS, Crowd, publish_steadily
+from tidegate.demo.tally import LATENCIES_MAX, Latencies, Tally
+from tidegate.demo.view import Invitation, Rates, line
+
+from tests.gateways import free_port
+
+ROOMS = {"a": ("An", "Binh"), "b": ("An",)}
+START_S_MAX = 20
+
+
+def tally_of_one_message() -> Tally:
+    tally = Tally(ROOMS)
+    assert tally.send("a") == 1
+    return tally
+
+
+def test_a_tally_is_complete_when_every_member_got_every_message() -> None:
+    tally = tally_of_one_message()
+    tally.receive("An", "a", 1, 0.001)
+    assert not tally.is_complete()
+    tally.receive("Binh", "a", 1, 0.003)
+    assert (tally.arrived, tally.expected, tally.is_complete()) == (2, 2, True)
+    assert tally.summary().startswith("ok: 1 messages, 2 deliveries")
+    assert "p99 3.00 ms" in tally.summary()
+
+
+@pytest.mark.parametrize(
+    ("client", "room", "number"),
+    [("An", "a", 2), ("An", "a", 0), ("An", "b", 1), ("Binh", "b", 1), ("nobody", "a", 1), ("An", "nowhere", 1)],
+)
+def test_what_was_not_sent_to_somebody_is_a_fault(client: str, room: str, number: int) -> None:
+    tally = tally_of_one_message()
+    for member in ROOMS["a"]:
+        tally.receive(member, "a", 1, 0.0)
+    tally.receive(client, room, number, 0.0)
+    assert (tally.strays, tally.is_complete()) == (1, False)
+    assert tally.summary().startswith("failed")
+
+
+def test_twice_and_out_of_order_are_faults_too() -> None:
+    tally = tally_of_one_message()
+    tally.send("a")
+    tally.receive("An", "a", 1, 0.0)
+    tally.receive("An", "a", 1, 0.0)
+    assert tally.strays == 1
+    tally.receive("Binh", "a", 2, 0.0)
+    tally.receive("Binh", "a", 1, 0.0)
+    assert tally.strays == 2
+    assert "deliveries missing" in tally.summary()
+
+
+def test_latencies_keep_the_last_ones_and_know_their_quantiles() -> None:
+    latencies = Latencies()
+    assert latencies.quantiles_ms(0.5, 0.99) == [0.0, 0.0]
+    for _ in range(LATENCIES_MAX):
+        latencies.add(1.0)
+    for number in range(LATENCIES_MAX):
+        latencies.add(number / 1000)
+    assert latencies.quantiles_ms(0.0, 0.5, 0.99) == [0.0, LATENCIES_MAX * 0.5, LATENCIES_MAX * 0.99]
+
+
+def test_rates_are_of_the_time_between_two_looks() -> None:
+    tally, rates = tally_of_one_message(), Rates(at=10.0)
+    rates.look(tally, 10.5)
+    assert rates.sent_rate == 2.0
+    rates.look(tally, 11.0)
+    assert (rates.sent_rate, "1 messages (0/s)" in line(tally, rates, 6)) == (0.0, True)
+
+
+async def test_the_publisher_sends_as_many_as_were_asked_for_to_all_rooms_in_turn() -> None:
+    published: list[bytes] = []
+
+    async def publish(event: bytes) -> None:
+        published.append(event)
+
+    tally = Tally(MEMBERS)
+    await publish_steadily(publish, tally, rate=100_000, messages=len(MEMBERS) * 5)
+    assert len(published) == len(MEMBERS) * 5
+    assert set(tally.sent.values()) == {5}
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {},
+        {"type": "message"},
+        {"type": "message", "payload": "text"},
+        {"type": "message", "room": "chat:lobby", "payload": {"number": "x", "text": 5}},
+        {"type": "message", "room": "chat:lobby", "payload": {"number": 1}},
+        {"type": "message", "room": "elsewhere", "payload": {"number": 1, "sent_at": 0.0}},
+    ],
+)
+def test_what_others_publish_is_not_counted(event: dict[str, object]) -> None:
+    tally = Tally(MEMBERS)
+    Crowd(lambda name: "", tally)._note("An", event, 0.0)
+    assert (tally.arrived, tally.strays) == (0, 0)
+
+
+def test_every_room_sees_all_lines() -> None:
+    heard = {(number % len(MEMBERS), number % len(LINES)) for number in range(len(MEMBERS) * len(LINES))}
+    assert len(heard) == len(MEMBERS) * len(LINES)
+
+
+def test_the_invitation_holds_three_commands_on_a_line_each() -> None:
+    text = Invitation("http://127.0.0.1:1", "http://127.0.0.1:2", "TOKEN", "KEY").text()
+    for command in (r"connect 'ws://127\.0\.0\.1:1/ws\S*' --token TOKEN", r"publish .* --key KEY", r"curl \S+:1/stats"):
+        assert re.search(rf"^  .*{command.replace('curl ', 'curl -s ')}", text, re.M), command
+
+
+# --- the whole, as a process ------------------------------------------------------------------------------------------
+
+
+def test_once_checks_every_message_and_prints_one_line() -> None:
+    ended = subprocess.run(
+        command("--once", "--messages", "400"), capture_output=True, text=True, timeout=30, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert re.fullmatch(r"ok: 400 messages, 1,400 deliveries, .* p50 [\d.]+ ms, p99 [\d.]+ ms\n", ended.stdout)
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "tidegate.cli", "demo", "--port", "0", *arguments]
+
+
+@contextmanager
+def live_demo(log: Path) -> Iterator[tuple["subprocess.Popen[bytes]", dict[str, str]]]:
+    """Running, with the addresses that it printed."""
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command(), stdout=out, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONUNBUFFERED": "1"}
+        )
+    try:
+        yield process, invitation(process, log)
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait(5)
+
+
+def invitation(process: "subprocess.Popen[bytes]", log: Path) -> dict[str, str]:
+    deadline = time.monotonic() + START_S_MAX
+    while time.monotonic() < deadline and process.poll() is None:
+        text = log.read_text()
+        if "deliveries" in text:
+            patterns = {"stats": r"curl -s (\S+/stats)", "metrics": r"(http\S+/metrics)", "key": r"--key (\S+)"}
+            return {name: re.search(pattern, text)[1] for name, pattern in patterns.items()}  # type: ignore[index]
+        time.sleep(0.02)  # another process prints
+    raise AssertionError(f"the demo did not start:\n{log.read_text()}")
+
+
+def test_live_serves_what_it_invites_to_and_ends_well_on_ctrl_c(tmp_path: Path) -> None:
+    with live_demo(tmp_path / "log") as (process, addresses):
+        for name, holds in (("stats", b'"current_connections":6'), ("metrics", b"gateway_connections_current 6")):
+            with urllib.request.urlopen(addresses[name], timeout=5) as answer:
+                assert holds in answer.read()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0, (tmp_path / "log").read_text()
+
+
+def test_a_port_in_use_is_said_with_the_cure_and_exit_code_3() -> None:
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)):
+        arguments = [*command(), "--port", str(port)]
+        ended = subprocess.run(arguments, capture_output=True, text=True, timeout=30, check=False)
+    assert ended.returncode == 3
+    assert f"port {port} is in use" in ended.stderr
+    assert "Traceback" not in ended.stderr
