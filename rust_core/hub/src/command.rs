@@ -27,13 +27,36 @@ pub enum Command {
         close: Option<(u16, Box<str>)>,
     },
     /// Answers an upgrade with an HTTP status and ends the connection.
-    Refuse { conn: ConnId, status: u16, body: Box<[u8]>, retry_after_s: Option<u32> },
-    Send { conn: ConnId, payload: Payload },
-    Join { conn: ConnId, room: Box<str> },
-    Leave { conn: ConnId, room: Box<str> },
-    Session { conn: ConnId, session: Box<[u8]> },
+    Refuse {
+        conn: ConnId,
+        status: u16,
+        body: Box<[u8]>,
+        retry_after_s: Option<u32>,
+    },
+    Send {
+        conn: ConnId,
+        payload: Payload,
+    },
+    Join {
+        conn: ConnId,
+        room: Box<str>,
+    },
+    Leave {
+        conn: ConnId,
+        room: Box<str>,
+    },
+    Session {
+        conn: ConnId,
+        session: Box<[u8]>,
+    },
     /// Sends what is owed, then a close frame; the TCP end follows the peer's answer.
-    Close { conn: ConnId, code: u16, reason: Box<str> },
+    Close {
+        conn: ConnId,
+        code: u16,
+        reason: Box<str>,
+    },
     /// Refuses new upgrades with 503, delivers what is owed, closes everybody with 1001 spread evenly over `within_ms`.
-    Drain { within_ms: u64 },
+    Drain {
+        within_ms: u64,
+    },
 }

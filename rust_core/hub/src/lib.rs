@@ -10,14 +10,31 @@
 //! **Invariant:** this crate depends on nothing that has a socket, a clock or a thread (`make lint` checks `cargo tree`).
 #![forbid(unsafe_code)]
 
+mod bucket;
+mod chunked;
+mod closing;
 pub mod command;
+mod connection;
+mod delivery;
+mod drain;
 pub mod event;
+mod fanout;
 pub mod group;
+mod handshake;
 pub mod hub;
 pub mod id;
+mod invariants;
 pub mod limits;
+mod members;
+mod membership;
+mod outbox;
+mod pool;
+mod receive;
+mod rooms;
 pub mod settings;
+mod slab;
 pub mod stats;
+mod timers;
 pub mod ws;
 
 pub use command::{Command, Payload};

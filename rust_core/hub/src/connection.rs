@@ -1,0 +1,216 @@
+//! One client: what it is doing, what it may do next, and when it must be looked at again.
+//!
+//! Rule: what an idle client does not need is not here. Handshake, unfinished message and outbox are boxes that come and go; what is
+//! left fits into 96 bytes.
+
+use std::net::IpAddr;
+
+use smallvec::SmallVec;
+
+use crate::{
+    Millis, Settings,
+    bucket::Bucket,
+    group::Encoding,
+    outbox::Outbox,
+    timers::{Tick, Timer, is_due, tick_after},
+    ws::{message::Partial, upgrade::Upgrade},
+};
+
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) enum State {
+    /// The PROXY header or the request's head is not complete.
+    #[default]
+    Head,
+    /// The application has the upgrade and will say Admit or Refuse.
+    Deciding,
+    Open,
+    /// Our close frame is owed or sent. It ends when nothing is owed and the peer is done.
+    Closing,
+    /// An HTTP answer is owed or sent; what still comes is not read.
+    Refused,
+}
+
+impl State {
+    /// Whether the application has admitted it.
+    pub fn is_admitted(self) -> bool {
+        matches!(self, State::Open | State::Closing)
+    }
+}
+
+/// Freed when the application has decided.
+#[derive(Debug)]
+pub(crate) struct Handshake {
+    pub peer: IpAddr,
+    /// A PROXY header must come first and has not come yet.
+    pub proxy_due: bool,
+    /// The head so far; after it, what came before the decision.
+    pub buf: Vec<u8>,
+    /// How far `buf` holds no end of the head.
+    pub scanned: usize,
+    /// What the 101 needs to know.
+    pub upgrade: Option<Upgrade>,
+}
+
+/// Room numbers; most clients are in three or four.
+pub(crate) type Joined = SmallVec<[u32; 4]>;
+
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub session: Box<[u8]>,
+    pub rooms: Joined,
+    pub handshake: Option<Box<Handshake>>,
+    pub partial: Option<Box<Partial>>,
+    pub outbox: Option<Box<Outbox>>,
+    /// Meaningful if `has_user`.
+    pub user_hash: u64,
+    /// Client messages and control frames.
+    pub allowance: Bucket,
+    /// When the handshake must be done, the next ping sent, or the closing over: what `state` waits for.
+    pub due: Tick,
+    /// What `Closed` will say; 0 = nothing was agreed.
+    pub code: u16,
+    pub state: State,
+    pub encoding: Encoding,
+    /// Pings sent since the peer was last heard.
+    pub unanswered: u8,
+    /// The next deadline is not a ping but the verdict on the unanswered ones.
+    pub verdict: bool,
+    pub has_user: bool,
+    /// Queued for a write.
+    pub dirty: bool,
+    /// The socket took less than offered; no write before it says it is writable.
+    pub blocked: bool,
+    /// What comes is not read any more: the peer broke a rule.
+    pub deaf: bool,
+    /// Its close frame or its end of stream has come.
+    pub peer_done: bool,
+}
+
+impl Default for Connection {
+    fn default() -> Self {
+        Self {
+            session: Box::default(),
+            rooms: Joined::new(),
+            handshake: None,
+            partial: None,
+            outbox: None,
+            user_hash: 0,
+            allowance: Bucket::default(),
+            due: 0,
+            code: 0,
+            state: State::Head,
+            encoding: Encoding::Plain,
+            unanswered: 0,
+            verdict: false,
+            has_user: false,
+            dirty: false,
+            blocked: false,
+            deaf: false,
+            peer_done: false,
+        }
+    }
+}
+
+impl Connection {
+    pub fn accepted(peer: IpAddr, due: Tick, settings: &Settings) -> Self {
+        let proxy_due = settings.proxy_protocol;
+        let handshake = Handshake {
+            peer,
+            proxy_due,
+            buf: Vec::new(),
+            scanned: 0,
+            upgrade: None,
+        };
+        Self {
+            handshake: Some(Box::new(handshake)),
+            due,
+            ..Self::default()
+        }
+    }
+
+    pub fn user(&self) -> Option<u64> {
+        self.has_user.then_some(self.user_hash)
+    }
+
+    pub fn is_deflating(&self) -> bool {
+        self.encoding != Encoding::Plain
+    }
+
+    pub fn owed(&self) -> usize {
+        self.outbox.as_ref().map_or(0, |outbox| outbox.bytes())
+    }
+
+    /// The earliest of all it waits for, and what it means.
+    pub fn deadline(&self, settings: &Settings) -> (Tick, Timer) {
+        let meaning = match self.state {
+            State::Head | State::Deciding => Timer::Handshake,
+            State::Open if self.verdict => Timer::Pong,
+            State::Open => Timer::Ping,
+            State::Closing | State::Refused => Timer::Close,
+        };
+        match &self.outbox {
+            Some(outbox) if self.blocked => {
+                let stalled = outbox
+                    .progress
+                    .wrapping_add(tick_after(settings.write_timeout_ms));
+                if is_due(stalled, self.due) {
+                    (stalled, Timer::Write)
+                } else {
+                    (self.due, meaning)
+                }
+            }
+            _ => (self.due, meaning),
+        }
+    }
+
+    /// A ping goes out now: plans what comes after it. The peer is dead one interval and one time-out after the first ping it left unanswered.
+    pub fn pinged(&mut self, now: Millis, settings: &Settings) {
+        self.unanswered = self.unanswered.saturating_add(1);
+        self.verdict = self.unanswered > 1;
+        let wait = if self.verdict {
+            settings.pong_timeout_ms
+        } else {
+            settings.ping_interval_ms
+        };
+        self.due = tick_after(now + wait);
+    }
+
+    /// The peer was heard in time: the next ping comes when it would have come anyway.
+    pub fn answered(&mut self, now: Millis, settings: &Settings) {
+        self.verdict = false;
+        let wait = settings
+            .ping_interval_ms
+            .saturating_sub(settings.pong_timeout_ms);
+        self.due = tick_after(now + wait.max(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_fits_into_96_bytes() {
+        assert!(size_of::<Connection>() <= 96, "{}", size_of::<Connection>());
+        assert_eq!(size_of::<Option<Connection>>(), size_of::<Connection>());
+    }
+
+    #[test]
+    fn a_stalled_write_comes_before_a_later_ping_only_while_the_socket_is_full() {
+        let settings = Settings {
+            write_timeout_ms: 1600,
+            ..Settings::default()
+        };
+        let mut outbox = Box::<Outbox>::default();
+        outbox.progress = 50;
+        let mut conn = Connection {
+            state: State::Open,
+            due: 200,
+            outbox: Some(outbox),
+            ..Connection::default()
+        };
+        assert_eq!(conn.deadline(&settings), (200, Timer::Ping));
+        conn.blocked = true;
+        assert_eq!(conn.deadline(&settings), (150, Timer::Write));
+    }
+}

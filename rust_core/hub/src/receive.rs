@@ -1,0 +1,174 @@
+//! What an admitted client sends.
+//!
+//! Pings and close frames are answered here, messages become events. Rule: whatever a client sends costs its own allowance or
+//! its own connection, nobody else's time.
+
+use std::{collections::VecDeque, ops::ControlFlow};
+
+use crate::{
+    ConnId, Event, Hub, Millis, Refusal, Settings, Stats,
+    connection::{Connection, State},
+    ws::{
+        frame::{self, Opcode},
+        message::{self, Incoming, Limits},
+    },
+};
+
+/// How reading ended, other than by the end of the bytes.
+enum Outcome {
+    PeerClosed(Option<u16>),
+    TooMany,
+}
+
+/// One batch of a client's bytes while it is read.
+struct Reading<'a> {
+    conn: ConnId,
+    client: &'a mut Connection,
+    events: &'a mut VecDeque<Event>,
+    stats: &'a mut Stats,
+    settings: &'a Settings,
+    now: Millis,
+    /// Frames that answer its pings, and where the last of them begins.
+    pongs: Vec<u8>,
+    last_pong: usize,
+    outcome: Option<Outcome>,
+}
+
+impl Hub {
+    pub(crate) fn receive_frames(&mut self, slot: u32, bytes: &mut [u8], now: Millis) {
+        let (Some(conn), Some(client)) = (self.slab.id_at(slot), self.slab.at_mut(slot)) else {
+            return;
+        };
+        if client.peer_done || client.deaf {
+            client.peer_done |= ends_with_close(bytes);
+            return self.settle(slot);
+        }
+        let limits = Limits {
+            message_bytes_max: self.settings.message_bytes_max,
+            fragments_max: self.settings.fragments_max,
+            deflate: client.is_deflating(),
+        };
+        let mut partial = client.partial.take();
+        let mut reading = Reading {
+            conn,
+            client,
+            events: &mut self.events,
+            stats: &mut self.stats,
+            settings: &self.settings,
+            now,
+            pongs: Vec::new(),
+            last_pong: 0,
+            outcome: None,
+        };
+        let result = message::feed(
+            &mut partial,
+            bytes,
+            &limits,
+            &mut self.inflater,
+            &mut |incoming| reading.take(incoming),
+        );
+        let Reading {
+            pongs,
+            last_pong,
+            outcome,
+            ..
+        } = reading;
+        self.pong(slot, &pongs, last_pong, now);
+        match (result, outcome) {
+            (Err(violation), _) => {
+                self.fail(
+                    slot,
+                    violation.close_code(),
+                    violation.reason(),
+                    violation.refusal(),
+                    now,
+                );
+            }
+            (Ok(_), Some(Outcome::PeerClosed(code))) => self.peer_closed(slot, code, now),
+            (Ok(_), Some(Outcome::TooMany)) => {
+                self.fail(slot, 1008, "too many messages", Refusal::MessageRate, now)
+            }
+            (Ok(_), None) => {
+                if let Some(client) = self.slab.at_mut(slot) {
+                    client.partial = partial;
+                }
+            }
+        }
+    }
+
+    fn pong(&mut self, slot: u32, pongs: &[u8], last: usize, now: Millis) {
+        if pongs.is_empty() {
+            return;
+        }
+        let blocked = self.slab.at(slot).is_some_and(|client| client.blocked);
+        self.owe(slot, now, |outbox| match blocked {
+            true => outbox.push_pong(pongs[last..].to_vec()),
+            false => outbox.push_own(|out| out.extend_from_slice(pongs)),
+        });
+    }
+}
+
+impl Reading<'_> {
+    fn take(&mut self, incoming: Incoming<'_>) -> ControlFlow<()> {
+        if let Incoming::Close { code, .. } = incoming {
+            self.outcome = Some(Outcome::PeerClosed(code));
+            return ControlFlow::Continue(());
+        }
+        if !self.client.allowance.take(
+            self.now,
+            self.settings.message_rate,
+            self.settings.message_burst,
+        ) {
+            self.outcome = Some(Outcome::TooMany);
+            return ControlFlow::Break(());
+        }
+        // after our close frame only the peer's counts
+        if self.client.state == State::Open {
+            match incoming {
+                Incoming::Text(payload) => self.message(payload, true),
+                Incoming::Binary(payload) => self.message(payload, false),
+                Incoming::Ping(payload) => {
+                    self.last_pong = self.pongs.len();
+                    frame::encode(Opcode::Pong, payload, false, &mut self.pongs);
+                }
+                Incoming::Pong | Incoming::Close { .. } => {}
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn message(&mut self, payload: &[u8], text: bool) {
+        self.stats.messages_in += 1;
+        let session = self.client.session.clone();
+        self.events.push_back(Event::Message {
+            conn: self.conn,
+            session,
+            payload: payload.into(),
+            text,
+        });
+    }
+}
+
+/// Whether these bytes look like the end of a client's stream: a masked close frame comes last. Frames are not followed any more after a
+/// violation, but a peer that has said its close waits for us to end the connection.
+fn ends_with_close(bytes: &[u8]) -> bool {
+    const HEADER_AND_MASK: usize = 6;
+    (0..=125usize).any(|len| {
+        let start = bytes.len().checked_sub(HEADER_AND_MASK + len);
+        start.is_some_and(|start| bytes[start] == 0x88 && bytes[start + 1] == 0x80 | len as u8)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_close_frame_at_the_end_is_recognised_behind_anything() {
+        assert!(ends_with_close(b"\x88\x80mask"));
+        assert!(ends_with_close(b"garbage\x88\x82maskxy"));
+        assert!(!ends_with_close(b"\x88\x82maskx"));
+        assert!(!ends_with_close(b"\x88\x02xy"));
+        assert!(!ends_with_close(b""));
+    }
+}
