@@ -26,6 +26,7 @@ from tidegate.profiles.attchat_gateway import (
 
 from tests.profiles.attchat import (
     AGENT,
+    ANYTHING,
     CUSTOMER,
     OPEN,
     UUID,
@@ -245,6 +246,7 @@ def test_the_welcome_has_the_originals_keys_and_tells_the_truth(ready: bool, wor
     assert welcome["jetstream_info"] == {"consumers": 2, "streams": 2}
 
 
+@ANYTHING
 @given(
     st.dictionaries(st.sampled_from(["user_id", "brand_id", "role", "type", "rooms"]), JSON_JUNK),
     st.dictionaries(st.sampled_from(["brand_id", "role", "user_type", "type", "room_id", "tags"]), st.text()),

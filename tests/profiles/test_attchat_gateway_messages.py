@@ -22,7 +22,7 @@ from tidegate.profiles.attchat_gateway import (
     Rules,
 )
 
-from tests.profiles.attchat import AGENT, CLAIMS, CUSTOMER, OPEN, UUID, event, opened, said, session
+from tests.profiles.attchat import AGENT, ANYTHING, CLAIMS, CUSTOMER, OPEN, UUID, event, opened, said, session
 
 JSON_JUNK = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -278,6 +278,7 @@ def test_an_event_that_cannot_be_read_is_dropped_and_counted(data: object) -> No
 # --- anything at all -------------------------------------------------------------------------------------------------
 
 
+@ANYTHING
 @given(st.dictionaries(st.sampled_from(["type", "room", "user_id", "exclude_conn_id"]), JSON_JUNK))
 def test_no_event_raises(data: dict[str, Any]) -> None:
     try:
@@ -288,6 +289,7 @@ def test_no_event_raises(data: dict[str, Any]) -> None:
         assert isinstance(action, Publish | Count)
 
 
+@ANYTHING
 @given(
     st.dictionaries(st.sampled_from(["type", "room", "payload", "x"]), JSON_JUNK | st.sampled_from(["join", "typing"]))
 )
@@ -299,6 +301,7 @@ def test_no_message_raises(message: dict[str, Any]) -> None:
     said(session(rules=PUBLISHING), payload, PUBLISHING)
 
 
+@ANYTHING
 @given(st.binary(max_size=64))
 def test_no_bytes_raise(data: bytes) -> None:
     said(session(), data)

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, TypeAlias
 
 import orjson
+
 from tidegate.profile import (
     Action,
     Admit,
