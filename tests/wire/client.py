@@ -83,7 +83,7 @@ class Raw:
         self.socket.close()
 
     def response(self, request: bytes) -> tuple[int, dict[str, str], bytes]:
-        """Sends a request head; status, lower-case headers and body of the answer. Frames that follow 101 stay readable."""
+        """Sends a request head; status, lower-case headers and body of the answer. What follows 101 stays readable."""
         self.send(request)
         while b"\r\n\r\n" not in self.buffer:
             self._more()

@@ -1,4 +1,4 @@
-"""What a hostile client can do, done: the process stays, its memory stays bounded, an innocent client is served meanwhile.
+"""What a hostile client can do, done: the process stays, memory stays bounded, an innocent client is served meanwhile.
 
 How long the innocent one waits is measured by `bench/attacks.py`, which runs the same attacks.
 """

@@ -12,7 +12,8 @@ CLOSED_WELL = {"OK", "INFORMATIONAL"}
 
 
 def complaint(result: CaseResult) -> str:
-    return f"{result.case_id}: {result.behavior.value}, close {result.behavior_close.value}: {result.result} {result.result_close}"
+    verdict = f"{result.behavior.value}, close {result.behavior_close.value}"
+    return f"{result.case_id}: {verdict}: {result.result} {result.result_close}"
 
 
 @pytest.mark.timeout(600)

@@ -14,6 +14,11 @@ from tests.wire.client import PING, Raw, frame, upgrade
 GOOD = upgrade().decode("latin-1")
 KEY = base64.b64encode(bytes(16)).decode()
 
+HANDSHAKE_HEADERS = [
+    *("Host", "Upgrade", "Connection", "Sec-WebSocket-Key", "Sec-WebSocket-Version", "Sec-WebSocket-Protocol"),
+    *("Sec-WebSocket-Extensions", "Origin", "Authorization", "Cookie", "User-Agent", "X-Forwarded-For"),
+]
+
 
 def without(header: str) -> bytes:
     return "\r\n".join(line for line in GOOD.split("\r\n") if not line.startswith(header)).encode("latin-1")
@@ -98,8 +103,7 @@ def test_a_refused_connection_serves_no_second_request(echo: Gateway) -> None:
         assert b"101 Switching" not in client.buffer
 
 
-@pytest.mark.parametrize("name", ["Host", "Upgrade", "Connection", "Sec-WebSocket-Key", "Sec-WebSocket-Version", "Sec-WebSocket-Protocol",
-                                  "Sec-WebSocket-Extensions", "Origin", "Authorization", "Cookie", "User-Agent", "X-Forwarded-For"])  # fmt: skip
+@pytest.mark.parametrize("name", HANDSHAKE_HEADERS)
 @pytest.mark.parametrize("value", ["\xff\xfe\x80", "\x01", "é" * 50, ",;=\"'", "\x7f"], ids=ascii)
 def test_odd_bytes_in_a_handshake_header_cost_nobody_else(echo: Gateway, name: str, value: str) -> None:
     with Raw(echo.port) as client:
