@@ -445,11 +445,22 @@ def certificate(private):
         lambda pem: f'"{pem.strip()}"',
         lambda pem: "'" + pem.replace("\n", "\\n") + "'",
         lambda pem: "\ufeff" + pem,
+        lambda pem: '\ufeff"' + pem.replace("\n", "\\n") + '"',
         lambda pem: pem.replace("\n", "\r\n"),
         lambda pem: pem.replace("\n", "\\r\\n"),
         lambda pem: "\n\n  " + pem.replace("\n", "\n   ") + "  ",
     ],
-    ids=["as is", "literal newlines", "quotes", "both", "byte order mark", "CRLF", "literal CRLF", "indented"],
+    ids=[
+        "as is",
+        "literal newlines",
+        "quotes",
+        "both",
+        "byte order mark",
+        "mark and quotes",
+        "CRLF",
+        "literal CRLF",
+        "indented",
+    ],
 )
 def test_a_public_key_is_understood_however_it_was_pasted(kind, pasted):
     forms = {

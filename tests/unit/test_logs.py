@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import queue
 import threading
 
 import jwt as pyjwt
@@ -252,6 +253,21 @@ def test_a_stuck_output_delays_nobody_and_what_it_missed_is_counted():
     assert "line 10\n" not in text
     assert "90 log lines were dropped" in text
     assert "afterwards" in text
+
+
+def test_a_line_is_never_put_into_the_queue_by_waiting(monkeypatch):
+    waits = []
+    put = queue.Queue.put
+
+    def watched(self, item, block=True, timeout=None):
+        waits.append(block)
+        return put(self, item, block, timeout)
+
+    with Written():
+        monkeypatch.setattr(queue.Queue, "put", watched)
+        log.info("line")
+        monkeypatch.undo()
+    assert waits == [False]
 
 
 def test_stopping_writes_what_is_queued():
