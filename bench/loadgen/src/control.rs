@@ -1,7 +1,8 @@
 //! The driver's side: one command a line on stdin, one line of JSON each on stdout. The end of stdin ends the program.
 //!
 //! `open N [PER_SECOND]`, `wait open|received|other N SECONDS`, `stats`, `reset`, `send K TEXT`, `cut FRACTION`, `close`.
-//! Rule: every answer says how busy the generator was; with `--server-pid`, also whether it was the bottleneck.
+//! Rule: every answer says how busy the generator and the machine were; with `--server-pid`, also whether the generator was the
+//! bottleneck.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -52,6 +53,8 @@ struct Usage {
     threads: Vec<u64>,
     process: u64,
     server: u64,
+    /// Time that all cores together did nothing.
+    idle: u64,
 }
 
 impl Control<'_> {
@@ -174,14 +177,16 @@ impl Control<'_> {
             .map(|(now, then)| cores(*now, *then))
             .fold(0.0, f64::max);
         let own = cores(now.process, self.since.process);
+        let machine = machine_cores();
+        let full = machine - cores(now.idle, self.since.idle) >= SATURATED * machine;
         let mut fields = vec![
             format!(r#""elapsed_ns":{wall}"#),
             format!(r#""cpu_ns":{}"#, now.process - self.since.process),
-            format!(r#""cores":{own:.3},"busiest_thread":{busiest:.3}"#),
+            format!(r#""cores":{own:.3},"busiest_thread":{busiest:.3},"machine_full":{full}"#),
         ];
         if self.server_pid > 0 {
             let server = cores(now.server, self.since.server);
-            let bound = is_generator_bound(own, busiest, server, machine_cores());
+            let bound = is_generator_bound(busiest, server, full);
             fields.push(format!(
                 r#""server_cores":{server:.3},"generator_bound":{bound}"#
             ));
@@ -200,6 +205,7 @@ impl Control<'_> {
             } else {
                 0
             },
+            idle: idle_ns(),
         }
     }
 }
@@ -215,11 +221,25 @@ fn machine_cores() -> f64 {
     thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64)
 }
 
-/// A rate is the generator's, not the server's, when the generator had no CPU left (a thread or the machine is full) while the
-/// server used less than it.
-fn is_generator_bound(own: f64, busiest_thread: f64, server: f64, machine: f64) -> bool {
-    let full = busiest_thread >= SATURATED || own + server >= SATURATED * machine;
-    full && server < own && server < SATURATED * machine
+/// The time all cores have been idle since the machine started, as /proc/stat has it (in ticks of 10 ms); 0 if it can't be read.
+fn idle_ns() -> u64 {
+    let text = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let ticks = |column: usize| {
+        text.split_ascii_whitespace()
+            .nth(column)
+            .and_then(|word| word.parse::<u64>().ok())
+    };
+    (ticks(IDLE_COLUMN).unwrap_or(0) + ticks(IDLE_COLUMN + 1).unwrap_or(0)) * NANOSECONDS_PER_TICK
+}
+
+/// `cpu user nice system idle iowait ...`
+const IDLE_COLUMN: usize = 4;
+const NANOSECONDS_PER_TICK: u64 = 10_000_000;
+
+/// A rate is the generator's, not the server's, when one of its threads was full while server and machine had CPU left. On a full
+/// machine the two compete for the same cores; that is `machine_full`, for the reader to know.
+fn is_generator_bound(busiest_thread: f64, server: f64, machine_full: bool) -> bool {
+    busiest_thread >= SATURATED && server < SATURATED && !machine_full
 }
 
 #[cfg(test)]
@@ -227,14 +247,14 @@ mod tests {
     use super::is_generator_bound;
 
     #[test]
-    fn a_full_generator_beside_an_idle_server_is_the_bottleneck() {
-        assert!(is_generator_bound(1.0, 1.0, 0.4, 2.0));
-        assert!(is_generator_bound(1.5, 0.5, 0.45, 2.0));
+    fn a_full_thread_beside_a_server_with_time_left_is_the_bottleneck() {
+        assert!(is_generator_bound(0.97, 0.4, false));
     }
 
     #[test]
-    fn a_busier_server_or_spare_cpu_clears_the_generator() {
-        assert!(!is_generator_bound(0.9, 0.9, 1.0, 2.0));
-        assert!(!is_generator_bound(0.5, 0.5, 0.4, 2.0));
+    fn a_busy_server_or_a_full_machine_clears_the_generator() {
+        assert!(!is_generator_bound(0.97, 0.95, false));
+        assert!(!is_generator_bound(0.97, 0.4, true));
+        assert!(!is_generator_bound(0.5, 0.4, false));
     }
 }
