@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tidegate.auth import TOKEN_BYTES_MAX, Authenticator
 from tidegate.config.keys import public_key
@@ -293,11 +293,13 @@ def test_a_token_of_100_kb_is_refused_unread():
     assert (auth.hits, auth.misses) == (0, 0)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=300))
 def test_no_text_makes_verify_raise(text):
     assert isinstance(FUZZED.verify(text), Rejected)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=120), st.binary(max_size=120))
 def test_no_signed_bytes_make_verify_raise(header, payload):
     assert isinstance(FUZZED.verify(by_hand(header, payload)), Rejected)
@@ -322,6 +324,7 @@ plausible = st.fixed_dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(plausible)
 def test_whatever_is_accepted_pyjwt_accepts_as_well(claims):
     made = by_hand({"alg": "HS256"}, claims)

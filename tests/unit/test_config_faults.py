@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tidegate.config import load
 from tidegate.config.settings import DEFINITIONS, Settings
@@ -176,6 +176,7 @@ def test_a_file_that_is_missing_or_fails_to_read_is_named(tmp_path):
         load(spec(), config_file=Path("/proc/self/mem"), environ={})
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_no_bytes_in_a_file_do_more_than_refuse_it(data):
     with tempfile.TemporaryDirectory() as folder:
@@ -197,6 +198,7 @@ leaves = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(sorted(DEFINITIONS)), leaves, max_size=6))
 def test_no_value_of_any_setting_does_more_than_refuse_it(values):
     with tempfile.TemporaryDirectory() as folder:

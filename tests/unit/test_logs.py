@@ -8,7 +8,7 @@ import threading
 
 import jwt as pyjwt
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tidegate.logs import Logs, redact
 
@@ -79,6 +79,7 @@ def test_a_clients_text_cannot_forge_a_line_on_the_console():
     assert "\x1b" not in written.text
 
 
+@settings(deadline=None)
 @given(st.text(max_size=50))
 def test_any_text_makes_a_valid_json_line(text):
     with Written(production=True) as written:

@@ -1,7 +1,7 @@
 """Durations, sizes and lists as people write them."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tidegate.config.units import format_duration, format_size, parse_duration, parse_size, split_list
 
@@ -45,6 +45,7 @@ def test_endless_durations_are_refused():
         parse_duration("10001h")
 
 
+@settings(deadline=None)
 @given(st.integers(min_value=-36_000_000_000_000, max_value=36_000_000_000_000))
 def test_a_duration_that_we_write_reads_back_the_same(microseconds):
     seconds = microseconds / 1_000_000
@@ -73,6 +74,7 @@ def test_what_is_no_size_is_refused_with_an_example(value):
         parse_size(value)
 
 
+@settings(deadline=None)
 @given(st.integers(min_value=0, max_value=1 << 50))
 def test_a_size_that_we_write_reads_back_the_same(size):
     assert parse_size(format_size(size)) == size
