@@ -268,7 +268,7 @@ def _lifetime(text: str) -> float:
 
 @main.command()
 @click.argument("target", metavar="[ROOM]", required=False)
-@click.argument("text", required=False)
+@click.argument("text", metavar="[TEXT]", required=False)
 @_settings_options
 @click.option("--json", "json_text", metavar="EVENT", help="A whole event object instead of a text.")
 @click.option("--user", "to_user", is_flag=True, help="ROOM is a user id: to all connections of that user.")
@@ -288,7 +288,7 @@ def publish(
     key: str | None,
     bus: str | None,
 ) -> None:
-    """Sends one message as a backend would.
+    """Sends one message as a backend would. TEXT is a chat message, or its payload if it is a JSON object.
 
     \b
     Examples:
@@ -316,9 +316,8 @@ def publish(
 @_settings_options
 @click.option("--token", "given", help="The token; it replaces one in the URL.")
 @click.option(
-    "--mint", "is_minted", is_flag=True, help="Mint one with the configured secret, as `tidegate token` does."
+    "--mint", metavar="[USER_ID]", is_flag=False, flag_value="1", help="Mint one with the configured secret. [user 1]"
 )
-@click.option("--user-id", default="1", show_default=True, help="For --mint.")
 def connect(
     *,
     url: str,
@@ -326,8 +325,7 @@ def connect(
     config_file: Path | None,
     assignments: tuple[str, ...],
     given: str | None,
-    is_minted: bool,
-    user_id: str,
+    mint: str | None,
 ) -> int:
     """An interactive client: prints frames with the time, sends the lines you type.
 
@@ -335,16 +333,19 @@ def connect(
 
     \b
     Examples:
-      tidegate connect --mint --user-id 12345
+      tidegate connect --mint 12345
       tidegate connect ws://localhost:8086/ws --token "$TOKEN"
       echo /ping | tidegate connect --mint
     """
     from tidegate import connect as client  # noqa: PLC0415
 
-    if is_minted:
-        from tidegate.tokens import Person, mint  # noqa: PLC0415
+    if mint is not None:
+        from tidegate import tokens  # noqa: PLC0415
 
-        given = mint(Person(user_id), _load(_profile(profile_name), config_file, assignments).settings.jwt)
+        if "://" in mint:
+            raise errors.ConfigError(f"--mint took the URL {mint} for a user id", "Write the URL before --mint.")
+        jwt = _load(_profile(profile_name), config_file, assignments).settings.jwt
+        given = tokens.mint(tokens.Person(mint), jwt)
     code, reason = client.run(client.with_token(url, given))
     if code in (1000, 1001, 1005):
         return errors.OK

@@ -3,7 +3,6 @@
 Rule: a `memory:` bus lives inside one process, so it is reached through that process's HTTP API; the message says so.
 """
 
-import json
 import os
 import urllib.error
 import urllib.request
@@ -25,9 +24,12 @@ ANSWER_BYTES_MAX = 65_536
 
 def event_of(target: str | None, text: str | None, json_text: str | None, *, to_user: bool = False) -> bytes:
     """A text as a chat message, or the event object given; to the room or user, or to whom the object names."""
-    if (text is None) == (json_text is None):
+    if text is not None and json_text is None:
+        event = {"type": "message", "payload": _payload(text)}
+    elif json_text is not None and text is None:
+        event = _object(json_text)
+    else:
         raise ConfigError("give either a text or --json", "For example: tidegate publish chat:1 hello")
-    event = {"type": "message", "payload": {"text": text}} if json_text is None else _object(json_text)
     if target:
         event["user_id" if to_user else "room"] = target
     if not event.get("room") and not event.get("user_id"):
@@ -36,10 +38,19 @@ def event_of(target: str | None, text: str | None, json_text: str | None, *, to_
     return orjson.dumps(event)
 
 
+def _payload(text: str) -> dict[str, Any]:
+    """People paste payloads as well as words."""
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        value = None
+    return value if isinstance(value, dict) else {"text": text}
+
+
 def _object(text: str) -> dict[str, Any]:
     try:
-        event = json.loads(text)
-    except ValueError as error:
+        event = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
         raise ConfigError(f"the event is not JSON: {error}", """Write it like '{"type":"message"}'.""") from None
     if not isinstance(event, dict):
         raise ConfigError("the event is no JSON object", """Write it like '{"type":"message"}'.""")

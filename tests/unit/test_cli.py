@@ -156,6 +156,8 @@ def test_a_text_becomes_a_chat_message_and_an_object_keeps_what_it_says() -> Non
     text = orjson.loads(publish.event_of("chat:1", "hi", None))
     assert text.pop("timestamp")
     assert text == {"type": "message", "payload": {"text": "hi"}, "room": "chat:1"}
+    assert orjson.loads(publish.event_of("chat:1", '{"text":"hi","n":1}', None))["payload"] == {"text": "hi", "n": 1}
+    assert orjson.loads(publish.event_of("chat:1", "[1]", None))["payload"] == {"text": "[1]"}
     given = orjson.loads(publish.event_of(None, None, '{"type":"x","room":"r","timestamp":"t"}'))
     assert given == {"type": "x", "room": "r", "timestamp": "t"}
     assert orjson.loads(publish.event_of("7", "hi", None, to_user=True))["user_id"] == "7"
@@ -267,6 +269,23 @@ def test_a_command_that_does_not_exist_is_answered_with_those_that_do(line: str)
 )
 def test_the_url_is_completed_and_the_token_put_into_it(url: str, token: str | None, opened: str) -> None:
     assert connect.with_token(url, token) == opened
+
+
+@pytest.mark.parametrize(("arguments", "user"), [(["--mint", "12345"], "12345"), (["ws://h/ws", "--mint"], "1")])
+def test_minting_puts_a_token_of_that_user_into_the_url(
+    arguments: list[str], user: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("tidegate.connect.run", lambda url: (opened.append(url), (1000, ""))[1])
+    assert run("connect", *arguments, JWT_SECRET_KEY=SECRET).exit_code == 0
+    claims = jwt.decode(opened[0].partition("token=")[2], SECRET, algorithms=["HS256"], issuer="attchat")
+    assert claims["user_id"] == user
+
+
+def test_a_url_behind_mint_is_not_taken_for_a_user() -> None:
+    ended = run("connect", "--mint", "ws://h/ws", JWT_SECRET_KEY=SECRET)
+    assert ended.exit_code == 2
+    assert "before --mint" in ended.output
 
 
 async def typed(*lines: str) -> AsyncIterator[str]:
