@@ -6,15 +6,22 @@ Rule: real servers, real signals, cuts at any byte; a random one prints its seed
 
 import asyncio
 import contextlib
+import datetime
 import json
 import logging
 import random
 import secrets
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import tidegate.buses._feed
 import tidegate.buses.nats
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from tidegate.buses import open_bus
 from tidegate.errors import BusError
@@ -74,8 +81,11 @@ async def test_kill_9_and_restart_in_traffic_loses_repeats_and_reorders_nothing(
     assert gateway.payloads == numbered(count)
 
 
-async def test_a_kill_in_the_middle_of_a_burst_loses_repeats_and_reorders_nothing(backend: NatsBackend) -> None:
-    """What the server had sent and the broken connection swallowed comes at once, not after the ack wait."""
+async def test_a_kill_in_the_middle_of_a_burst_loses_repeats_and_reorders_nothing(
+    backend: NatsBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broken connection itself is noticed, not its silence; what it swallowed comes before the ack wait is over."""
+    monkeypatch.setattr(tidegate.buses._feed, "SILENCE_MAX_S", 1_000)
     gateway = Gateway()
     async with consuming(backend.bus("one"), gateway):
         await backend.publish(numbered(1))
@@ -413,6 +423,26 @@ async def test_tls_asked_for_is_never_given_up_and_no_password_goes_out_in_plain
     assert b"".join(heard) == b""
 
 
+async def test_tls_works_against_a_server_that_asks_for_it(
+    servers_wanted: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    certificate, key = self_signed(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    server = NatsServer(
+        config=f'tls {{ cert_file: "{certificate}", key_file: "{key}" }}\nauthorization {{ user: ann, password: x }}\n'
+    )
+    server.start()
+    gateway = Gateway()
+    settings = Settings(Nats(["CHAT"]))
+    bus = open_bus(f"tls://ann:x@localhost:{server.port}", settings, node_id="one")
+    try:
+        async with consuming(bus, gateway):
+            await bus.publish("chat.events", b"sealed")
+            await gateway.has(1)
+    finally:
+        server.remove()
+
+
 async def test_a_limit_of_attempts_ends_the_run_with_the_cure() -> None:
     settings = Settings(Nats(["CHAT"], max_reconnects=2, reconnect_wait=0.01))
     bus = open_bus(f"nats://127.0.0.1:{free_port()}", settings, node_id="one")
@@ -449,6 +479,24 @@ async def test_a_publish_survives_a_restart_of_the_server_and_is_kept_once(backe
         await late
         await gateway.has(51)
     assert gateway.payloads == [*numbered(50), b"late"]
+
+
+def self_signed(directory: Path) -> tuple[Path, Path]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem, key_pem = directory / "certificate.pem", directory / "key.pem"
+    pem.write_bytes(certificate.public_bytes(Encoding.PEM))
+    key_pem.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return pem, key_pem
 
 
 class Cutter:

@@ -8,6 +8,8 @@ import asyncio
 import contextlib
 import logging
 import random
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import nats.errors
@@ -16,6 +18,7 @@ from nats.aio.client import Client
 from tidegate.buses._servers import Server
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class Connection:
@@ -54,6 +57,20 @@ class Connection:
             self._add_discovered(client)
             return client
 
+    async def unless_lost(self, request: Coroutine[Any, Any, T]) -> T:
+        """The answer to `request`. A connection that goes ends it at once; the library would wait for the timeout."""
+        task = asyncio.ensure_future(request)
+        lost = asyncio.ensure_future(self.lost.wait())
+        try:
+            await asyncio.wait((task, lost), return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise nats.errors.ConnectionClosedError
+            return task.result()
+        finally:
+            lost.cancel()
+            task.cancel()
+            await asyncio.gather(lost, task, return_exceptions=True)
+
     def abandon(self, client: Client) -> None:
         """It is of no use any more. What is being handed over goes on."""
         if client is self.client:
@@ -63,6 +80,11 @@ class Connection:
             task = asyncio.get_running_loop().create_task(close_quietly(client))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
+
+    def check(self) -> None:
+        """Called now and then: a client that fails to write while it closes forgets to call back."""
+        if self.client is not None and not self.client.is_connected:
+            self.abandon(self.client)
 
     async def close(self) -> None:
         """Sends what is owed (acknowledgements above all), then closes."""
@@ -84,6 +106,8 @@ class Connection:
             errors[:] = [error]
             self.last_error = describe(error)
             self.dropped += isinstance(error, nats.errors.SlowConsumerError)
+            if isinstance(error, nats.errors.UnexpectedEOF):
+                self.abandon(client)
 
         async def on_closed() -> None:
             self.abandon(client)

@@ -8,6 +8,7 @@ Specification: ADR-13 (pull requests), ADR-37 (statuses, heartbeats), `$JS.ACK.*
 """
 
 import asyncio
+import contextlib
 import time
 from collections import OrderedDict, deque
 from collections.abc import Mapping
@@ -127,15 +128,19 @@ class Feed:
 
     async def close(self) -> None:
         self.fail("closed")
-        try:
-            if not self._nc.is_closed:
+        with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):  # the connection may have gone first
+            if self._expected is None:
+                await self._hand_back()
+            elif not self._nc.is_closed:
                 await self._subscription.unsubscribe()
-                if self._expected is None:  # another node need not wait for the ack wait
-                    for _, reply in (*self._taken, *self._buffer):
-                        await self._nc.publish(reply, b"-NAK")
-        except (nats.errors.Error, OSError):
-            pass  # the connection went first
         self._buffer.clear()
+
+    async def _hand_back(self) -> None:
+        """Other nodes get what is ours and was not handed over, without waiting for the ack wait."""
+        async with asyncio.timeout(HAND_BACK_S_MAX):
+            await self._subscription.drain()  # type: ignore[no-untyped-call]  # what is still on its way to us, too
+        for _, reply in (*self._taken, *self._buffer):
+            await self._nc.publish(reply, b"-NAK")
 
     async def _request_more(self) -> None:
         if self._lost:
@@ -149,7 +154,7 @@ class Feed:
 
     async def _on_message(self, message: Msg) -> None:
         self._heard_at = time.monotonic()
-        if self._lost:
+        if self._lost and self._expected is not None:
             return
         reply = message.reply
         if not reply:
@@ -222,6 +227,8 @@ SILENCE_MAX_S = 2.5
 # What one hand-over may bring: its fixed cost vanishes, and other work still runs in between.
 BATCH_MESSAGES_MAX = 500
 BATCH_BYTES_MAX = 1024 * 1024
+# One round trip to the server, in which it stops sending.
+HAND_BACK_S_MAX = 2
 # Sequences remembered to tell a redelivery in shared mode: more than ACK_PENDING_MAX can be under way.
 SEEN_MAX = 65_536
 

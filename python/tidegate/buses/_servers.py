@@ -25,6 +25,8 @@ class Server:
 
 def parse_servers(url: str) -> list[Server]:
     """A comma list; a piece without a scheme takes the first one's."""
+    if any(char.isspace() or not char.isprintable() for char in url.replace(", ", ",").strip()):
+        raise bad_url(url)
     pieces = [piece.strip() for piece in url.split(",") if piece.strip()]
     scheme = pieces[0].partition("://")[0].lower() if pieces and "://" in pieces[0] else "nats"
     servers = []
