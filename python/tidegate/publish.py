@@ -35,7 +35,10 @@ def event_of(target: str | None, text: str | None, json_text: str | None, *, to_
     if not event.get("room") and not event.get("user_id"):
         raise ConfigError("the event has no target", "Name a room: tidegate publish chat:1 hello")
     event.setdefault("timestamp", datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
-    return orjson.dumps(event)
+    try:
+        return orjson.dumps(event)
+    except orjson.JSONEncodeError:
+        raise ConfigError("the message can't be written as JSON", "It must be UTF-8 and not nested deeply.") from None
 
 
 def _payload(text: str) -> dict[str, Any]:

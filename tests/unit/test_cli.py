@@ -181,6 +181,11 @@ def test_an_event_without_content_or_target_is_refused(
         publish.event_of(target, text, json_text)
 
 
+def test_a_text_that_is_no_unicode_is_refused_with_a_message() -> None:
+    with pytest.raises(ConfigError, match="UTF-8"):
+        publish.event_of("chat:1", b"\xff".decode(errors="surrogateescape"), None)
+
+
 def test_a_memory_bus_of_another_process_is_not_pretended_to_be_reached() -> None:
     ended = run("publish", "chat:1", "hi", JWT_SECRET_KEY=SECRET, NATS_URL="memory:")
     assert ended.exit_code == 2
@@ -276,7 +281,12 @@ def test_minting_puts_a_token_of_that_user_into_the_url(
     arguments: list[str], user: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[str] = []
-    monkeypatch.setattr("tidegate.connect.run", lambda url: (opened.append(url), (1000, ""))[1])
+
+    def opening(url: str) -> tuple[int, str]:
+        opened.append(url)
+        return 1000, ""
+
+    monkeypatch.setattr("tidegate.connect.run", opening)
     assert run("connect", *arguments, JWT_SECRET_KEY=SECRET).exit_code == 0
     claims = jwt.decode(opened[0].partition("token=")[2], SECRET, algorithms=["HS256"], issuer="attchat")
     assert claims["user_id"] == user
