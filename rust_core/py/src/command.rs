@@ -122,6 +122,9 @@ struct Fields<'a, 'py> {
 impl<'a, 'py> Fields<'a, 'py> {
     fn of(command: &'a Bound<'py, PyAny>) -> PyResult<Self> {
         let tuple = command.cast::<PyTuple>()?;
+        if tuple.is_empty() {
+            return Err(PyValueError::new_err("a command begins with its number"));
+        }
         let kind: u8 = tuple.get_item(0)?.extract()?;
         let length = match kind {
             ADMIT => 8,
