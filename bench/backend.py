@@ -7,6 +7,7 @@ own delays would be in every latency.
 
 import asyncio
 import json
+import select
 import socket
 import time
 import urllib.request
@@ -64,10 +65,9 @@ class NatsBackend:
         self._socket.sendall(lines)
 
     def _answer_pings(self) -> None:
-        try:
-            heard = self._socket.recv(65536, socket.MSG_DONTWAIT)
-        except BlockingIOError:
+        if not self._has_answer(0):
             return
+        heard = self._socket.recv(65536)
         if b"-ERR" in heard or not heard:
             raise ConnectionError(f"nats-server refused: {heard[:200]!r}")
         if b"PING" in heard:
@@ -77,7 +77,12 @@ class NatsBackend:
         self._socket.sendall(b"PING\r\n")
         heard = b""
         while b"PONG" not in heard:
+            if not self._has_answer(FLUSH_S_MAX):
+                raise TimeoutError(f"nats-server did not answer a PING for {FLUSH_S_MAX:.0f} s")
             heard += self._socket.recv(65536) or b"PONG"
+
+    def _has_answer(self, wait_s: float) -> bool:
+        return bool(select.select([self._socket], [], [], wait_s)[0])
 
     def close(self) -> None:
         self._socket.close()

@@ -10,16 +10,21 @@ import resource
 import secrets
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import crowd_tokens
+import psutil
 import rig
 from backend import Backend, HttpBackend, NatsBackend
 from results import Figures, save, show
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+OTHER_WORK_MAX = 0.05  # kernel threads alone stay below; more is somebody's build
 RUNS = 3  # the median of three: one disturbed run does not count
 
 
@@ -34,6 +39,7 @@ class BenchRun:
         self.secret = secrets.token_hex(32)
         self.directory = Path()
         self.programs: dict[str, Path] = {}
+        self._began = Usage.now()
         self.nats: rig.Nats | None = None
         self._lasting = contextlib.ExitStack()  # until the end of the run
         self._stack = contextlib.ExitStack()
@@ -44,6 +50,7 @@ class BenchRun:
         self.directory = Path(self._lasting.enter_context(tempfile.TemporaryDirectory(prefix="tidegate-bench-")))
         with Console(stderr=True).status("building the limit program and the generator"):
             self.programs = rig.build()
+        self._began = Usage.now()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -119,12 +126,38 @@ class BenchRun:
 
     def _finish(self) -> None:
         figures = list(self.figures)
+        other_work = Usage.now().other_share(self._began)
+        if other_work > OTHER_WORK_MAX:
+            self.notes.append(
+                f"other work took {other_work:.0%} of the machine meanwhile: measure again on a quiet one"
+            )
         show(self.about.partition("\n\n")[0].replace("\n", " "), figures, self.notes)
         if self.quick:
             print("A quick run: too short to quote, so it is not written to bench/results/.")
             return
-        settings = {"runs": self.runs, **vars(self.options)}
+        settings = {"runs": self.runs, "other_work_share": round(other_work, 3), **vars(self.options)}
         print(f"written to {save(self.name, figures, settings, self.notes).relative_to(rig.REPOSITORY)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """CPU seconds up to now: of the whole machine, and of this run with the processes of it that have ended."""
+
+    wall: float
+    busy: float
+    ours: float
+
+    @classmethod
+    def now(cls) -> Self:
+        times = psutil.cpu_times()
+        usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        busy = sum(times) - times.idle - times.iowait
+        return cls(time.monotonic(), busy, sum(usage.ru_utime + usage.ru_stime for usage in usages))
+
+    def other_share(self, before: "Usage") -> float:
+        """What others used of the machine since `before`; interrupts that no process pays for count as theirs."""
+        others = (self.busy - before.busy) - (self.ours - before.ours)
+        return max(0.0, others / ((self.wall - before.wall) * (psutil.cpu_count() or 1)))
 
 
 def main(benchmark: Callable[[], None]) -> None:
