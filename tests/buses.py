@@ -171,6 +171,15 @@ class NatsBackend:
             await client.close()
 
 
+@contextlib.asynccontextmanager
+async def backend_on(server: NatsServer, **settings: object) -> AsyncIterator[NatsBackend]:
+    backend = NatsBackend(server, **settings)
+    try:
+        yield backend
+    finally:
+        await backend.close()
+
+
 async def ignore(error: Exception) -> None:
     """The library would log each with a traceback; what fails shows where it is awaited."""
 

@@ -3,10 +3,12 @@
 Rule: no silent skip. `--without-servers` is the only way to leave the tests out that need one, and the report says so.
 """
 
-from collections.abc import Iterator
+import secrets
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from tests.buses import NatsBackend, backend_on
 from tests.servers import NatsServer
 
 
@@ -40,3 +42,23 @@ def calm_nats_server(servers_wanted: None) -> Iterator[NatsServer]:
         yield server
     finally:
         server.remove()
+
+
+@pytest.fixture
+async def own_nats(nats_server: NatsServer) -> AsyncIterator[NatsBackend]:
+    async with backend_on(nats_server) as backend:
+        yield backend
+
+
+@pytest.fixture
+async def calm_nats(calm_nats_server: NatsServer) -> AsyncIterator[NatsBackend]:
+    async with backend_on(calm_nats_server) as backend:
+        yield backend
+
+
+@pytest.fixture
+def seed() -> int:
+    """For a random test; a failure shows it."""
+    value = secrets.randbelow(2**32)
+    print(f"seed {value}")
+    return value
