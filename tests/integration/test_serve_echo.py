@@ -1,4 +1,4 @@
-"""`tidegate serve --profile echo` as a real process: WebSocket and HTTP on one port, drain, signals, both event loops."""
+"""`tidegate serve --profile echo` as a real process: one port, drain, signals, both event loops."""
 
 import asyncio
 import http.client
