@@ -494,3 +494,33 @@ async def test_junk_between_nodes_is_counted_and_nothing_else(data: bytes) -> No
 def test_an_upgrade_event_with_too_few_headers_costs_its_connection_only() -> None:
     bench = Bench()
     assert bench.serve((UPGRADE, 1, "192.0.2.1", b"/ws", ())) == [INTERNAL_ERROR]
+
+
+def test_a_bug_of_ours_in_the_pump_is_told_and_the_next_batch_is_served(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = Bench(on_message=answering(Reply(b"next")))
+
+    def broken(_limit: int) -> list[Event]:
+        raise RuntimeError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.engine, "drain", broken)
+        bench.gateway.pump()
+    assert "RuntimeError" in caplog.text
+    assert bench.message(b"x") == [(SEND, 1, b"next", True)]
+
+
+def test_a_connection_is_one_line_each_at_debug_and_none_above(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench()
+    with caplog.at_level(logging.INFO):
+        bench.upgrade(b"/ws?token=s3cret")
+    assert caplog.records == []
+    with caplog.at_level(logging.DEBUG):
+        bench.upgrade(b"/ws?token=s3cret")
+        bench.closed(1001)
+    assert [record.message for record in caplog.records] == [
+        "connection 1: upgrade from 192.0.2.1",
+        "connection 1: admitted as None, close None",
+        "connection 1: closed with 1001",
+    ]

@@ -219,6 +219,20 @@ async def test_a_body_that_never_comes_is_given_up() -> None:
     assert statuses[0] == 408
 
 
+async def test_a_client_that_leaves_in_the_middle_of_a_body_is_no_error_of_ours() -> None:
+    node = Recorded()
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(_message: Message) -> None: ...
+
+    headers = [(b"authorization", f"Bearer {KEY}".encode())]
+    scope = {"type": "http", "method": "POST", "path": "/api/publish", "headers": headers, "query_string": b""}
+    await node.app()({**scope, "root_path": "", "scheme": "http", "server": None}, receive, send)
+    assert node.published == []
+
+
 async def test_an_error_of_ours_tells_no_details() -> None:
     node = Recorded()
 

@@ -102,6 +102,8 @@ async def _publish(node: Node, request: Request) -> Response:
     try:
         async with asyncio.timeout(node.body_s):
             events = _events(await _body(request))
+    except ClientDisconnect:
+        return _error(400, "disconnected", "Nobody reads this.")
     except TimeoutError:
         return _error(408, "timeout", "Send the whole body faster, or raise server.read_timeout.")
     except _RefusedError as refused:
@@ -188,7 +190,5 @@ async def _http_error(_request: Request, error: Exception) -> Response:
     return _json(status, body, headers)
 
 
-async def _internal_error(_request: Request, error: Exception) -> Response:
-    if isinstance(error, ClientDisconnect):
-        return Response(status_code=400)
+async def _internal_error(_request: Request, _error_: Exception) -> Response:
     return _error(500, "internal", "See the gateway's log.")

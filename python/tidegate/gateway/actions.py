@@ -4,6 +4,7 @@ Rule: actions become commands in the order of the decisions; nothing is submitte
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -33,6 +34,8 @@ from tidegate.profile import (
     ToBus,
     Verify,
 )
+
+log = logging.getLogger("tidegate.gateway")
 
 # Messages for backends that are not confirmed yet: 64 MiB of the longest, a million a second at 1 ms a confirmation
 PUBLISHES_MAX = 1024
@@ -110,13 +113,14 @@ class Actions:
             raise ProfileError("Admit answers an upgrade, once")
         if verified and action.close is None:
             self._counters.auth_success += 1
-        # a tuple in the order of the stub; built by hand, as this runs for each connection of a storm
         end, protocol = action.close, action.subprotocol
+        log.debug("connection %d: admitted as %s, close %s", conn, action.user, end)
         self._commands.append((ADMIT, conn, action.session, action.user, action.rooms, action.texts, protocol, end))
 
     def _refuse(self, conn: int, action: Refuse) -> None:
         if self._unanswered.pop(conn, None) is None:
             raise ProfileError("Refuse answers an upgrade, once")
+        log.debug("connection %d: refused with %d", conn, action.status)
         self._commands.append((REFUSE, conn, action.status, action.body, action.retry_after_s))
 
     def _reply(self, conn: int, action: Reply) -> None:

@@ -6,6 +6,7 @@ anything is awaited, so their order is the order of the decisions.
 """
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
@@ -18,6 +19,8 @@ from tidegate.gateway.actions import WAIT, Actions
 from tidegate.gateway.faults import Faults, ProfileError
 from tidegate.gateway.handover import EngineLike, HandOver
 from tidegate.profile import Call, Profile, ProfileSpec, Session, Steps, Upgrade
+
+log = logging.getLogger("tidegate.gateway")
 
 # Events a batch: 3 ms of messages or 25 ms of upgrades with a new token each: so long may the bus wait for its turn
 BATCH_MAX = 512
@@ -63,7 +66,8 @@ class Clients:
     def pump(self) -> None:
         """Serves one batch of events."""
         self._now = time.time()
-        self._actions.fresh.age(self._now)
+        if self._actions.fresh.any:
+            self._actions.fresh.age(time.monotonic())
         for event in self._engine.drain(BATCH_MAX):
             queue = self._waiting.get(event[1])
             if queue is None:
@@ -93,6 +97,7 @@ class Clients:
     def _begin_upgrade(self, event: UpgradeEvent) -> Steps:
         _, conn, peer, target, values = event
         self._actions.expect_answer(conn)
+        log.debug("connection %d: upgrade from %s", conn, peer)
         path, query = split_target(target)
         named = zip(self._header_names, values, strict=True)
         headers = {name: value.decode("latin-1") for name, value in named if value is not None}
@@ -104,6 +109,7 @@ class Clients:
 
     def _begin_close(self, event: ClosedEvent) -> Steps:
         _, conn, data, code = event
+        log.debug("connection %d: closed with %d", conn, code)
         return self._profile.on_close(self._session(conn, data), code)
 
     def _session(self, conn: int, data: bytes) -> Session:
