@@ -1,5 +1,5 @@
-"""What NATS may do to a gateway (crash, freeze, cut, lose its disk): the bus comes out with nothing lost, repeated or out
-of order, and says truthfully whether it is ready.
+"""What NATS may do to a gateway (crash, freeze, cut, lose its disk): the bus comes out with nothing lost, repeated or
+out of order, and says truthfully whether it is ready.
 
 Rule: real servers, real signals, cuts at any byte; a random one prints its seed.
 """
@@ -138,6 +138,24 @@ async def test_a_stream_removed_and_made_again_is_followed_from_its_first_messag
             await calm_nats.keep(item)
         await gateway.has(200)
     assert gateway.payloads == numbered(200)
+
+
+@pytest.mark.parametrize("count", [10, 300], ids=["shorter", "longer"])
+async def test_another_stream_of_the_same_name_is_recognised_whatever_its_length(
+    calm_nats: NatsBackend, count: int
+) -> None:
+    """Made again before we looked: only its date, or its length, tells it from the one our position is in."""
+    gateway, bus = Gateway(), calm_nats.bus("one")
+    async with consuming(bus, gateway):
+        await calm_nats.publish(numbered(100))
+        await gateway.has(100)
+    manager = (await calm_nats.client()).jsm()
+    await manager.delete_stream(calm_nats.stream)
+    await manager.add_stream(name=calm_nats.stream, subjects=[f"{calm_nats.stream.lower()}.>"])
+    await calm_nats.publish(numbered(count, start=100))
+    async with consuming(bus, gateway):
+        await gateway.has(100 + count)
+    assert gateway.payloads == numbered(100 + count)
 
 
 async def test_a_consumer_removed_under_a_running_gateway_is_made_again_where_it_was(calm_nats: NatsBackend) -> None:
