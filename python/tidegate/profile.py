@@ -1,7 +1,8 @@
 """The vocabulary between profiles and the gateway: what a profile is told, and what it may answer.
 
-A profile decides and does nothing: each `on_*` method yields actions and `gateway.py` carries them out, so a test is
-`next(steps) == Reply(...)`. `answer = yield Verify(...)` and `answer = yield Call(...)` are the only ways to learn something.
+A profile decides and does nothing: each `on_*` method yields actions and the gateway carries them out, so a test is
+`next(steps) == Reply(...)`. `answer = yield Verify(...)` and `answer = yield Call(...)` are the only ways to learn
+something; what an upstream raises is raised at that `yield`.
 Rule: no event loop, no I/O and no clock in a profile; the time comes with the session.
 """
 
@@ -105,7 +106,7 @@ class SetSession:
 
 @dataclass(slots=True)
 class Publish:
-    """A message to every member of a room but `exclude`; `all_nodes` also to members on other gateways (at most once)."""
+    """A text message to every member of a room but `exclude`; `all_nodes` also on other gateways (at most once)."""
 
     room: str
     payload: bytes
@@ -129,7 +130,10 @@ class Close:
 
 @dataclass(slots=True)
 class Count:
-    """Adds one to a counter of the profile, by name and label value, and logs `detail` at the profile's level for it."""
+    """Adds one to the error metric, whose type is `label` or else `name`; `auth_failure` has a metric of its own.
+
+    `detail` is logged, at most once a second for a name: say nothing in it that a client or a backend sent.
+    """
 
     name: str
     label: str = ""
@@ -145,7 +149,7 @@ class Verify:
 
 @dataclass(slots=True)
 class Call:
-    """A request to an upstream, by name. The answer is whatever the upstream's contract says; the connection's next message waits."""
+    """A request to an upstream, by name. The answer is what its contract says; the connection's next message waits."""
 
     upstream: str
     method: str
@@ -173,7 +177,7 @@ Steps: TypeAlias = Generator[Action, Any, None]
 
 
 class Profile(Protocol):
-    """A protocol's decisions. Implementations live in `profiles/`, one file each, and export themselves as `PROFILE`."""
+    """A protocol's decisions. Implementations live in `profiles/`, one file each, and export a `PROFILE`."""
 
     def on_open(self, upgrade: Upgrade) -> Steps:
         """Must yield exactly one `Admit` or `Refuse`."""
