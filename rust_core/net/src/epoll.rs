@@ -35,12 +35,22 @@ impl Epoll {
     }
 
     pub fn add(&self, fd: RawFd, token: u64) -> io::Result<()> {
-        self.control(libc::EPOLL_CTL_ADD, fd, token)
+        self.control(libc::EPOLL_CTL_ADD, fd, token, BOTH_WAYS)
+    }
+
+    /// For a descriptor that is only read from: an eventfd would tell each reading of it as "writable again".
+    pub fn add_source(&self, fd: RawFd, token: u64) -> io::Result<()> {
+        self.control(
+            libc::EPOLL_CTL_ADD,
+            fd,
+            token,
+            libc::EPOLLIN | libc::EPOLLET,
+        )
     }
 
     /// Gives a registered descriptor another token; what is ready is told again.
     pub fn rename(&self, fd: RawFd, token: u64) -> io::Result<()> {
-        self.control(libc::EPOLL_CTL_MOD, fd, token)
+        self.control(libc::EPOLL_CTL_MOD, fd, token, BOTH_WAYS)
     }
 
     /// Waits up to `timeout_ms` (-1 = for ever) and fills `ready`. An interrupted wait counts as one that told nothing.
@@ -68,8 +78,7 @@ impl Epoll {
         Ok(())
     }
 
-    fn control(&self, operation: i32, fd: RawFd, token: u64) -> io::Result<()> {
-        let bits = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
+    fn control(&self, operation: i32, fd: RawFd, token: u64, bits: i32) -> io::Result<()> {
         let mut event = libc::epoll_event {
             events: bits as u32,
             u64: token,
@@ -91,6 +100,7 @@ impl Ready {
     }
 }
 
+const BOTH_WAYS: i32 = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
 /// As many as nginx takes (512): enough to share one system call, few enough that the first is not old when the last is served.
 const EVENTS_A_WAIT: usize = 512;
 

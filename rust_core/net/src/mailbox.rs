@@ -84,10 +84,6 @@ impl Mailbox {
         self.queued.load(Ordering::Relaxed) + self.backlog.load(Ordering::Relaxed)
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.lock().is_empty()
-    }
-
     fn lock(&self) -> MutexGuard<'_, Vec<Mail>> {
         self.mail.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -21,6 +21,8 @@ pub struct Relay {
     pub debt: Option<Box<Debt>>,
     /// When bytes last moved.
     pub active_at: Millis,
+    /// Waits for its turn.
+    pub queued: bool,
 }
 
 /// A socket that may speak TLS.
@@ -73,6 +75,7 @@ impl Relay {
             down: Pipe::default(),
             debt,
             active_at: now,
+            queued: false,
         }
     }
 

@@ -80,8 +80,8 @@ impl Shard {
             address,
             settings.ping_interval_ms + settings.pong_timeout_ms,
         )?;
-        epoll.add(mailbox.fd(), Token::Mailbox.bits())?;
-        epoll.add(listener.as_raw_fd(), Token::Listener.bits())?;
+        epoll.add_source(mailbox.fd(), Token::Mailbox.bits())?;
+        epoll.add_source(listener.as_raw_fd(), Token::Listener.bits())?;
         Ok(Self {
             number,
             hub: Hub::new(number, settings, shared.keys.clone()),
@@ -160,7 +160,7 @@ impl Shard {
             Token::Mailbox => self.mail_waits = true,
             // a pause for want of descriptors stands
             Token::Listener => self.accept_at = self.accept_at.or(Some(self.now)),
-            Token::Relay(number) => self.busy_relays.push_back(number),
+            Token::Relay(number) => self.queue_relay(number),
             Token::Linger(number) => self.lingers.handle_ready(number, &mut self.scratch),
         }
     }
@@ -350,3 +350,105 @@ const TELL_EVERY: Duration = Duration::from_millis(50);
 /// After a failed pass, times the failures in a row.
 const FAILURE_PAUSE: Duration = Duration::from_millis(10);
 const FAILURES_MAX: u32 = 100;
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read, Write},
+        net::TcpStream,
+    };
+
+    use tidegate_hub::{Settings, limits::Caps};
+
+    use super::*;
+    use crate::{EngineOptions, capacity::Capacity, listener::Port, networks::Networks};
+
+    /// A shard that the test drives pass by pass, and its port. It takes the test's thread a table of descriptors of its own.
+    fn shard() -> (Shard, SocketAddr) {
+        let options = EngineOptions {
+            host: String::new(),
+            port: 0,
+            shards: 1,
+            http_socket: String::new(),
+            caps: Caps {
+                connections_max: 10,
+                per_address_max: 10,
+                per_user_max: 0,
+                handshakes_per_s: 0,
+            },
+            proxy_trusted: Vec::new(),
+            backlog_bytes_max: 1 << 20,
+            tls: None,
+            settings: Settings::default(),
+        };
+        let address = Port::claim("127.0.0.1", 0).unwrap().address;
+        let shared = Shared::new(
+            options,
+            Networks::default(),
+            None,
+            Capacity::of(1024).unwrap(),
+            1,
+        )
+        .unwrap();
+        (Shard::open(0, Arc::new(shared), address).unwrap(), address)
+    }
+
+    /// Sends the head of a request that is never finished, and gives the connection's id.
+    fn newcomer(shard: &mut Shard, address: SocketAddr) -> (TcpStream, ConnId) {
+        let mut stream = TcpStream::connect(address).unwrap();
+        let before = shard.hub.stats().bytes_in;
+        stream.write_all(b"GET /").unwrap();
+        while shard.hub.stats().bytes_in == before {
+            shard.pass().unwrap();
+        }
+        let slot = shard.hub.stats().handshakes_now as u32 - 1;
+        let of_slot = |generation| ConnId::new(0, slot, generation);
+        let conn = (0..10)
+            .map(of_slot)
+            .find(|conn| shard.slots.get(*conn).is_some())
+            .unwrap();
+        (stream, conn)
+    }
+
+    #[test]
+    fn a_panic_costs_the_connection_it_happened_with_and_no_other() {
+        let (mut shard, address) = shard();
+        let (mut unlucky, conn) = newcomer(&mut shard, address);
+        let (mut other, _) = newcomer(&mut shard, address);
+        shard.guarded(conn, |_| panic!("a bug"));
+        assert_eq!(shard.hub.stats().refused(Refusal::Panic), 1);
+        assert!(shard.slots.get(conn).is_none());
+        assert_eq!(unlucky.read(&mut [0]).unwrap(), 0);
+        other
+            .write_all(b"nothing HTTP/1.1\r\nHost: x\r\n\r\n")
+            .unwrap();
+        let mut answer = [0; 12];
+        while shard.hub.stats().handshakes_now > 0 {
+            shard.pass().unwrap();
+        }
+        other.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 404");
+    }
+
+    #[test]
+    fn an_idle_shard_sleeps_until_its_next_deadline() {
+        let (mut shard, address) = shard();
+        let _newcomer = newcomer(&mut shard, address);
+        shard.pass().unwrap();
+        let timeout_ms = shard.timeout_ms();
+        assert!(timeout_ms > 0 && timeout_ms <= 11_000, "{timeout_ms}");
+    }
+
+    #[test]
+    fn a_connection_that_breaks_gives_back_what_it_took() {
+        let (mut shard, address) = shard();
+        let (stream, conn) = newcomer(&mut shard, address);
+        let debt = shard.slots.get(conn).unwrap().debt.as_ref().unwrap();
+        assert!(debt.address.is_some());
+        drop(stream);
+        while shard.hub.stats().handshakes_now > 0 {
+            shard.pass().unwrap();
+        }
+        assert!(shard.slots.get(conn).is_none());
+    }
+}

@@ -28,31 +28,17 @@ pub struct Snapshot {
     pub relays_now: u64,
 }
 
-/// Refusals by the socket layer. Those that the hub carried out for it stand in the hub's count of the application's, and are moved.
+/// Refusals by the socket layer.
 #[derive(Clone, Default)]
-pub struct Refusals {
-    counts: [u64; Refusal::ALL.len()],
-    moved: u64,
-}
+pub struct Refusals([u64; Refusal::ALL.len()]);
 
 impl Refusals {
     pub fn count(&mut self, why: Refusal) {
-        self.counts[why as usize] += 1;
+        self.0[why as usize] += 1;
     }
 
-    /// `times` refusals that the hub has counted as the application's.
-    pub fn move_here(&mut self, why: Refusal, times: u64) {
-        self.counts[why as usize] += times;
-        self.moved += times;
-    }
-
-    fn with(&self, hub: &Stats, why: Refusal) -> u64 {
-        let moved = if why == Refusal::Application {
-            self.moved
-        } else {
-            0
-        };
-        (hub.refused(why) + self.counts[why as usize]).saturating_sub(moved)
+    fn of(&self, why: Refusal) -> u64 {
+        self.0[why as usize]
     }
 }
 
@@ -124,7 +110,7 @@ pub fn sum(reports: &[Report], rooms: usize, events_queued: usize) -> Vec<(Strin
     for why in Refusal::ALL {
         let refused = shards
             .iter()
-            .map(|shard| shard.refused.with(&shard.hub, why))
+            .map(|shard| shard.hub.refused(why) + shard.refused.of(why))
             .sum();
         sums.push((format!("refused.{}", why.label()), refused));
     }

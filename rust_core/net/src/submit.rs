@@ -62,7 +62,7 @@ impl<'a> Batch<'a> {
 
     fn command(&mut self, command: Command) {
         let Some(conn) = conn_of(&command) else {
-            return self.to_all(&command);
+            return self.for_all(&command);
         };
         let shard = conn.shard();
         if usize::from(shard) >= self.mail.len() {
@@ -157,7 +157,7 @@ impl<'a> Batch<'a> {
     }
 
     /// `Drain` is the one command that is for every shard.
-    fn to_all(&mut self, command: &Command) {
+    fn for_all(&mut self, command: &Command) {
         self.finish_all();
         if let Command::Drain { within_ms } = *command {
             self.mail
@@ -183,3 +183,168 @@ pub fn conn_of(command: &Command) -> Option<ConnId> {
 
 /// A member that is slow keeps the whole group alive: small enough that its outbox's bound means something.
 const GROUP_BYTES_MAX: usize = 256 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use tidegate_hub::{Settings, limits::Caps};
+
+    use super::*;
+    use crate::{EngineOptions, capacity::Capacity, networks::Networks};
+
+    fn shared() -> Shared {
+        let options = EngineOptions {
+            host: String::new(),
+            port: 0,
+            shards: 3,
+            http_socket: String::new(),
+            caps: Caps {
+                connections_max: 1,
+                per_address_max: 0,
+                per_user_max: 0,
+                handshakes_per_s: 0,
+            },
+            proxy_trusted: Vec::new(),
+            backlog_bytes_max: 1 << 20,
+            tls: None,
+            settings: Settings::default(),
+        };
+        Shared::new(
+            options,
+            Networks::default(),
+            None,
+            Capacity::of(1024).unwrap(),
+            3,
+        )
+        .unwrap()
+    }
+
+    fn on_shard(shard: u16) -> ConnId {
+        ConnId::new(shard, 0, 0)
+    }
+
+    fn join(shard: u16, room: &str) -> Order {
+        Order::Command(Command::Join {
+            conn: on_shard(shard),
+            room: room.into(),
+        })
+    }
+
+    fn leave(shard: u16, room: &str) -> Order {
+        Order::Command(Command::Leave {
+            conn: on_shard(shard),
+            room: room.into(),
+        })
+    }
+
+    fn close(shard: u16) -> Order {
+        Order::Command(Command::Close {
+            conn: on_shard(shard),
+            code: 1000,
+            reason: "".into(),
+        })
+    }
+
+    fn publish(room: &str, bytes: &str) -> Order {
+        let payload = Payload {
+            bytes: bytes.as_bytes().into(),
+            text: true,
+        };
+        Order::Publish {
+            room: room.into(),
+            payload,
+            exclude: Exclude::None,
+        }
+    }
+
+    /// What a shard got, in words: `join`, `leave`, `close`, `drain`, or a room and how many messages.
+    fn got(shared: &Shared, shard: usize) -> Vec<String> {
+        let mut inbox = VecDeque::new();
+        shared.mailboxes[shard].take(&mut inbox);
+        let word = |mail: &Mail| match mail {
+            Mail::Publish(group) => format!("{} {}", group.room, group.messages()),
+            Mail::Command(Command::Join { .. }) => "join".into(),
+            Mail::Command(Command::Leave { .. }) => "leave".into(),
+            Mail::Command(Command::Close { .. }) => "close".into(),
+            Mail::Command(Command::Drain { .. }) => "drain".into(),
+            other => panic!("{other:?}"),
+        };
+        inbox.iter().map(word).collect()
+    }
+
+    #[test]
+    fn publishes_are_grouped_by_room_and_go_only_where_members_are() {
+        let shared = shared();
+        submit(&shared, vec![join(0, "a"), join(2, "a"), join(2, "b")]);
+        (0..3).for_each(|shard| drop(got(&shared, shard)));
+        submit(
+            &shared,
+            vec![
+                publish("a", "1"),
+                publish("b", "2"),
+                publish("a", "3"),
+                publish("c", "4"),
+            ],
+        );
+        assert_eq!(got(&shared, 0), ["a 2"]);
+        assert!(got(&shared, 1).is_empty());
+        assert_eq!(got(&shared, 2), ["a 2", "b 1"]);
+    }
+
+    #[test]
+    fn a_join_before_a_publish_of_the_same_batch_takes_effect_before() {
+        let shared = shared();
+        submit(&shared, vec![join(1, "a"), publish("a", "1")]);
+        assert_eq!(got(&shared, 1), ["join", "a 1"]);
+    }
+
+    #[test]
+    fn who_joins_after_a_publish_does_not_hear_it_and_who_leaves_after_does() {
+        let shared = shared();
+        let orders = vec![
+            join(1, "a"),
+            publish("a", "1"),
+            join(1, "a"),
+            publish("a", "2"),
+            publish("a", "3"),
+            leave(1, "a"),
+        ];
+        submit(&shared, orders);
+        assert_eq!(got(&shared, 1), ["join", "a 1", "join", "a 2", "leave"]);
+    }
+
+    #[test]
+    fn what_was_published_before_a_close_comes_before_it() {
+        let shared = shared();
+        submit(
+            &shared,
+            vec![join(1, "a"), publish("a", "1"), close(1), publish("a", "2")],
+        );
+        assert_eq!(got(&shared, 1), ["join", "a 1", "close", "a 1"]);
+    }
+
+    #[test]
+    fn many_bytes_for_one_room_become_several_groups_in_order() {
+        let shared = shared();
+        let large = "x".repeat(GROUP_BYTES_MAX / 2);
+        let mut orders = vec![join(1, "a")];
+        orders.extend((0..5).map(|_| publish("a", &large)));
+        submit(&shared, orders);
+        assert_eq!(got(&shared, 1), ["join", "a 2", "a 2", "a 1"]);
+    }
+
+    #[test]
+    fn a_drain_is_for_every_shard_and_a_shard_that_is_not_gets_nothing() {
+        let shared = shared();
+        submit(
+            &shared,
+            vec![
+                join(7, "a"),
+                Order::Command(Command::Drain { within_ms: 1 }),
+                publish("a", "x"),
+            ],
+        );
+        (0..3).for_each(|shard| assert_eq!(got(&shared, shard), ["drain"]));
+    }
+}

@@ -271,8 +271,8 @@ mod tests {
 
     fn error_of(certificate: &[u8], key: &[u8]) -> String {
         config(certificate, key)
-            .err()
-            .expect("a configuration that cannot work was taken")
+            .map(drop)
+            .expect_err("a configuration that cannot work was taken")
     }
 
     /// A client that trusts the certificate and offers these protocols, on its own thread.

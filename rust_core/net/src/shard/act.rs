@@ -133,17 +133,9 @@ impl Shard {
     }
 
     fn refuse(&mut self, conn: ConnId, why: Refusal, answer: &Refused) {
-        let before = self.hub.stats().refused(Refusal::Application);
-        let body = answer.body.as_bytes().into();
-        let command = Command::Refuse {
-            conn,
-            status: answer.status,
-            body,
-            retry_after_s: Some(answer.retry_after_s),
-        };
-        self.hub.handle_command(command, self.now);
-        self.refused
-            .move_here(why, self.hub.stats().refused(Refusal::Application) - before);
+        let (body, retry_after_s) = (answer.body.as_bytes(), Some(answer.retry_after_s));
+        self.hub
+            .refuse(conn, why, answer.status, body, retry_after_s, self.now);
     }
 
     fn shut(&mut self, conn: ConnId, admitted: bool) {

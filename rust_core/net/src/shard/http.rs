@@ -1,6 +1,6 @@
 //! Requests that are no upgrade: relayed to the HTTP app, a bounded number at a time.
 
-use std::os::fd::OwnedFd;
+use std::{mem, os::fd::OwnedFd};
 
 use tidegate_hub::{ConnId, Millis, Refusal};
 
@@ -72,7 +72,16 @@ impl Shard {
         }
         let number = self.relays.insert(relay);
         // what came before the socket had this token was told under the old one
-        self.busy_relays.push_back(number);
+        self.queue_relay(number);
+    }
+
+    /// Remembers a relay that may have something to move; it has two sockets, and both may say so.
+    pub(super) fn queue_relay(&mut self, number: Number) {
+        if let Some(relay) = self.relays.get(number)
+            && !mem::replace(&mut relay.queued, true)
+        {
+            self.busy_relays.push_back(number);
+        }
     }
 
     pub(super) fn serve_http(&mut self) {
@@ -83,9 +92,10 @@ impl Shard {
             let Some(relay) = self.relays.get(number) else {
                 continue;
             };
+            relay.queued = false;
             match relay.turn(&mut self.scratch, self.now) {
                 Turn::Idle => {}
-                Turn::More => self.busy_relays.push_back(number),
+                Turn::More => self.queue_relay(number),
                 Turn::Done => self.close_relay(number, true),
                 Turn::Broken => self.close_relay(number, false),
             }

@@ -1,6 +1,9 @@
 //! What clients send, on its way to the hub: in turns, so that who sends much waits for who sends little.
 
-use std::mem;
+use std::{
+    mem,
+    time::{Duration, Instant},
+};
 
 use tidegate_hub::{
     ConnId, Refusal,
@@ -28,6 +31,7 @@ impl Shard {
             // Python is behind: what clients send waits in their sockets
             return;
         }
+        let began = Instant::now();
         let mut bytes = 0;
         for _ in 0..self.readable.len().min(READS_A_PASS) {
             let Some(conn) = self.readable.pop_front() else {
@@ -35,7 +39,7 @@ impl Shard {
             };
             self.guarded(conn, |shard| bytes += shard.read_turn(conn));
             self.act();
-            if bytes >= BYTES_A_PASS {
+            if bytes >= BYTES_A_PASS || began.elapsed() >= TIME_A_PASS {
                 return;
             }
         }
@@ -120,5 +124,7 @@ impl Shard {
 
 /// As many as one wait tells.
 const READS_A_PASS: usize = 512;
-/// A millisecond or two of parsing and unmasking.
+/// TLS handshakes and inflating take time, not bytes: a signature with an RSA key takes nearly a millisecond.
+const TIME_A_PASS: Duration = Duration::from_millis(5);
+/// What becomes events before the queue's bound is looked at again.
 const BYTES_A_PASS: usize = 1 << 20;
