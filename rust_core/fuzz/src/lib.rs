@@ -2,7 +2,11 @@
 //!
 //! `make fuzz` runs each under libFuzzer. The tests below run them on damaged seeds, so that they cannot rot in between.
 
+mod operations;
+
 use std::ops::ControlFlow;
+
+pub use operations::hub;
 
 use tidegate_hub::{
     Settings,
@@ -172,7 +176,7 @@ mod tests {
     use super::*;
 
     /// Runs `target` on its seeds, whole and with bytes changed, cut out and doubled.
-    fn run_on_seeds(name: &str, target: fn(&[u8])) {
+    fn run_on_seeds(name: &str, rounds: usize, target: fn(&[u8])) {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("seeds")
             .join(name);
@@ -188,7 +192,7 @@ mod tests {
                 .wrapping_add(1);
             (random >> 33) as usize % bound
         };
-        for round in 0..20_000 {
+        for round in 0..rounds {
             let mut data = seeds[round % seeds.len()].clone();
             target(&data);
             for _ in 0..=below(4) {
@@ -206,16 +210,21 @@ mod tests {
 
     #[test]
     fn damaged_handshakes_break_nothing() {
-        run_on_seeds("upgrade", upgrade);
+        run_on_seeds("upgrade", 20_000, upgrade);
     }
 
     #[test]
     fn damaged_frames_break_nothing() {
-        run_on_seeds("frame", frame);
+        run_on_seeds("frame", 20_000, frame);
+    }
+
+    #[test]
+    fn no_sequence_of_operations_breaks_a_hub() {
+        run_on_seeds("hub", 1_000, hub);
     }
 
     #[test]
     fn damaged_compressed_messages_break_nothing() {
-        run_on_seeds("deflate", deflate);
+        run_on_seeds("deflate", 20_000, deflate);
     }
 }
