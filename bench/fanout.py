@@ -18,6 +18,7 @@ SIZES = (128, 512)  # bytes of an event: a short chat line, a long one
 BURST = 250
 DELIVERIES_A_BURST = 3_750_000  # the burst is cut to this in giant rooms, where one send a message takes 8 us
 DELIVERIES_ALONE = 200_000  # about a second
+QUICK = 10  # times fewer deliveries
 COALESCED = "limit, coalesced"
 
 
@@ -68,8 +69,9 @@ class Audience:
 
 def measure(audience: Audience, size: int, alone: bool) -> None:
     members, run = audience.members, audience.run
-    depth = 1 if alone else min(BURST, max(1, DELIVERIES_A_BURST // members))
-    times = max(3, DELIVERIES_ALONE // members) if alone else 1
+    share = QUICK if run.quick else 1
+    depth = 1 if alone else max(1, min(BURST // share, DELIVERIES_A_BURST // members))
+    times = max(3, DELIVERIES_ALONE // share // members) if alone else 1
     case = f"{members:,} members, {size} B, " + ("alone" if alone else f"burst of {depth}")
     record(run, audience.server.name, case, audience.publish(size, depth, times))
     if isinstance(audience.server, Limit) and not alone:

@@ -40,9 +40,10 @@ class Member(User):
     wait_time = between(0.5, 2)
 
     def on_start(self) -> None:
-        self.room = f"chat:{next(numbers) % ROOMS}"
+        number = next(numbers)
+        self.room = f"chat:{number % ROOMS}"
         self.waiting: dict[str, float] = {}  # type of the awaited answer -> when it was asked for
-        token = next(crowd_tokens.tokens(os.environ["GATEWAY_JWT_SECRET_KEY"], 1, next(numbers)))
+        token = next(crowd_tokens.tokens(os.environ["GATEWAY_JWT_SECRET_KEY"], 1, number))
         began = time.perf_counter()
         try:
             self.socket = websocket.create_connection(f"{self.host}/ws?token={token}", timeout=CONNECT_S_MAX)

@@ -62,6 +62,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def dying_with_us() -> list[str]:
+    """A prefix that has the kernel end the program when this one is gone, however it went; empty if there is none."""
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "KILL"] if setpriv else []
+
+
 class Process:
     """A child that ends with its `with` block, and what the kernel says of it."""
 
@@ -69,7 +75,7 @@ class Process:
         self.program = Path(command[0]).name
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in close()
         self.child = subprocess.Popen(
-            command, env={**os.environ, **(environment or {})}, stderr=self.log, text=True, **pipes
+            [*dying_with_us(), *command], env={**os.environ, **(environment or {})}, stderr=self.log, text=True, **pipes
         )
 
     @property
