@@ -84,6 +84,7 @@ class Options(TypedDict):
     outbox_messages_max: int  # 0 = close who overruns outbox_bytes_max; else drop the newest beyond so many
     backlog_bytes_max: int
     compression: bool
+    compression_bytes_min: int  # 0 = compress every message
     tls_certificate_pem: bytes | None
     tls_key_pem: bytes | None
 
@@ -121,6 +122,7 @@ def options_of(settings: Settings, spec: ProfileSpec, http_socket: str) -> Optio
         outbox_messages_max=ws.outbox_messages if ws.outbox_policy == "drop" else 0,
         backlog_bytes_max=ws.backlog_bytes,
         compression=ws.enable_compression,
+        compression_bytes_min=ws.compression_min_size,
         tls_certificate_pem=tls[0] if tls else None,
         tls_key_pem=tls[1] if tls else None,
     )

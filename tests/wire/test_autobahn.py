@@ -17,6 +17,8 @@ def complaint(result: CaseResult) -> str:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the suite's own open files
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
 async def test_every_autobahn_case_passes_strictly(echo: Gateway) -> None:
     try:
         results = await kosoku.run_fuzzingclient(echo.url, concurrency=4)

@@ -244,6 +244,9 @@ class Ws(Section):
     read_buffer_size: Whole = setting(4096, "bytes", "no effect: an idle connection owns no buffer", ge=0)
     write_buffer_size: Whole = setting(4096, "bytes", "no effect: frames are shared, not copied", ge=0)
     enable_compression: bool = setting(False, "bool", "permessage-deflate; costs CPU and can leak secrets by length")
+    compression_min_size: Size = setting(
+        "64", "size", "smaller messages go plain: a deflate block's header eats what it saves; 0 = compress all", ge=0
+    )
     proxy_protocol: bool = setting(False, "bool", "true behind a load balancer that sends PROXY v1 or v2 headers")
     proxy_trusted: Annotated[Texts, AfterValidator(_networks)] = setting(
         (), "list", "addresses or networks that may send a PROXY header; nobody else may connect then"

@@ -42,6 +42,7 @@ PROFILE = ProfileSpec(
         "ws.max_fragments": 65_536,
         "ws.message_rate": 0,
         "ws.outbox_bytes": 64 * 1024 * 1024,
+        "ws.compression_min_size": 0,
     },
     bus=None,
     needs_token=False,

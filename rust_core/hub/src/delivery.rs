@@ -8,10 +8,10 @@ use std::sync::Arc;
 use crate::{
     Group, Hub, Millis, Payload, Refusal, Sent, Wire,
     connection::{Connection, State},
+    group::Encoding,
     outbox::Outbox,
     settings::OutboxPolicy,
     timers::tick_before,
-    ws::frame::{self, Opcode},
 };
 
 /// Members of a fan-out visited before others get their turn: about a millisecond of sends.
@@ -42,15 +42,13 @@ impl Hub {
 
     /// An application message to one connection.
     pub(crate) fn send(&mut self, slot: u32, payload: &Payload, now: Millis) {
-        let opcode = if payload.text {
-            Opcode::Text
-        } else {
-            Opcode::Binary
-        };
         let before = self.slab.at(slot).map_or(0, Connection::owed);
+        let encoding = self.slab.at(slot).map_or(Encoding::Plain, |client| client.encoding);
+        let mut deflater = std::mem::take(&mut self.deflater);
         self.owe(slot, now, |outbox| {
-            outbox.push_own(|out| frame::encode(opcode, &payload.bytes, false, out))
+            outbox.push_own(|out| deflater.encode(payload.text, &payload.bytes, encoding, out))
         });
+        self.deflater = deflater;
         let dropped = self.keep_bounds(slot, before, 1, now);
         self.stats.deliveries += 1 - dropped.min(1) as u64;
     }

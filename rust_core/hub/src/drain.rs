@@ -11,7 +11,7 @@ use crate::{
 /// RFC 6455 section 7.4.1.
 const GOING_AWAY: u16 = 1001;
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Drain {
     began: Millis,
     /// The last close frame goes out before this.
@@ -71,7 +71,7 @@ impl Hub {
     }
 
     pub(crate) fn drive_drain(&mut self, now: Millis) {
-        let Some(drain) = &self.drain else { return };
+        let Some(drain) = self.drain else { return };
         if now >= drain.ends {
             (0..self.slab.end()).for_each(|slot| self.end(slot));
         } else if drain.next.is_some_and(|next| now >= next) {
@@ -84,7 +84,7 @@ impl Hub {
 
     /// Closes those whose turn has come and plans the next turn.
     fn tell_next(&mut self, now: Millis) {
-        let Some(mut drain) = self.drain.take() else {
+        let Some(mut drain) = self.drain else {
             return;
         };
         let target = drain.target(now);

@@ -4,11 +4,9 @@
 //! jobs. What is published meanwhile waits and goes together in the next pass, in one write a member: so a busy shard gets more
 //! done with each write, and an idle one delays nothing. Rule: passes follow the order of publishing, and each visits a slot once.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    num::NonZeroU64,
-    sync::Arc,
-};
+use std::{collections::VecDeque, num::NonZeroU64, sync::Arc};
+
+use hashbrown::HashMap;
 
 use crate::{
     Group, Hub, Millis, Sent, Wire,
@@ -25,7 +23,7 @@ pub(crate) type JobId = NonZeroU64;
 pub(crate) struct Job {
     room: u32,
     /// What this pass carries; the first of it is number `first` of the job.
-    pass: Vec<Arc<Group>>,
+    pass: Arc<[Arc<Group>]>,
     first: u64,
     /// The first slot this pass has not visited.
     cursor: u32,
@@ -46,17 +44,26 @@ impl Job {
 
     /// Takes what waits into a new pass: one write's worth, and not so much that a healthy reader's socket must overflow.
     fn begin_pass(&mut self, bytes_max: usize) {
-        self.cursor = 0;
         let first = self.first;
         self.since.retain(|_, since| *since > first);
-        let mut bytes = 0;
+        let (mut pass, mut bytes) = (Vec::new(), 0);
         while let Some(group) = self.waiting.front()
-            && self.pass.len() < PARTS_MAX
-            && (self.pass.is_empty() || bytes + group.len_bytes() <= bytes_max)
+            && pass.len() < PARTS_MAX
+            && (pass.is_empty() || bytes + group.len_bytes() <= bytes_max)
         {
             bytes += group.len_bytes();
-            self.pass.extend(self.waiting.pop_front());
+            pass.extend(self.waiting.pop_front());
         }
+        self.cursor = 0;
+        self.pass = pass.into();
+    }
+
+    /// Returns its bytes.
+    fn end_pass(&mut self) -> usize {
+        let pass = std::mem::take(&mut self.pass);
+        self.first += pass.len() as u64;
+        self.cursor = 0;
+        pass.iter().map(|group| group.len_bytes()).sum()
     }
 
     /// How many groups of this pass came before `slot` joined.
@@ -130,7 +137,7 @@ impl Fanout {
         let id = JobId::MIN.saturating_add(self.last);
         let job = Job {
             room,
-            pass: Vec::new(),
+            pass: Arc::default(),
             first: 0,
             cursor: 0,
             waiting: VecDeque::new(),
@@ -141,19 +148,23 @@ impl Fanout {
         id
     }
 
-    /// The job whose turn it is, taken out while it runs.
-    fn take_turn(&mut self) -> Option<(JobId, Box<Job>)> {
+    /// The job whose turn it is; it goes to the end of the queue. It stays in its place while it runs: whatever happens to one member, the
+    /// others' messages are not lost.
+    fn next_turn(&mut self) -> Option<(JobId, &mut Job)> {
         while let Some(id) = self.turns.pop_front() {
-            if let Some(job) = self.jobs.remove(&id) {
-                return Some((id, job));
+            if self.jobs.contains_key(&id) {
+                self.turns.push_back(id);
+                return self.jobs.get_mut(&id).map(|job| (id, &mut **job));
             }
         }
         None
     }
 
-    fn give_turn(&mut self, id: JobId, job: Box<Job>) {
-        self.jobs.insert(id, job);
-        self.turns.push_back(id);
+    /// Marks `slot` as visited. Returns how many groups of the pass it is not to get; `None` when the job was cancelled.
+    fn visit(&mut self, job: JobId, slot: u32) -> Option<usize> {
+        let job = self.jobs.get_mut(&job)?;
+        job.cursor = slot + 1;
+        Some(job.missed(slot))
     }
 }
 
@@ -216,29 +227,44 @@ impl Hub {
         if limit == 0 {
             return 0;
         }
-        let Some((id, mut job)) = self.fanout.take_turn() else {
+        let Some((id, job)) = self.fanout.next_turn() else {
             return 0;
         };
         if job.pass.is_empty() {
             job.begin_pass(self.settings.outbox_bytes_max / 4);
         }
+        let (room, cursor, groups) = (job.room, job.cursor, Arc::clone(&job.pass));
         let mut slots = std::mem::take(&mut self.scratch);
-        if let Some(room) = self.rooms.get(job.room) {
-            room.members.copy_from(job.cursor, limit, &mut slots);
+        if let Some(room) = self.rooms.get(room) {
+            room.members.copy_from(cursor, limit, &mut slots);
         }
-        let mut pass = Pass::new(&job.pass);
+        let mut pass = Pass::new(&groups);
         for &slot in &slots {
-            let missed = job.missed(slot);
-            self.visit(slot, &mut pass, missed, wire, now);
+            if let Some(missed) = self.fanout.visit(id, slot) {
+                self.visit(slot, &mut pass, missed, wire, now);
+            }
         }
-        drop(pass);
         let visited = slots.len();
-        job.cursor = slots.last().map_or(job.cursor, |last| last + 1);
         slots.clear();
         self.scratch = slots;
-        self.after_slice(id, job, visited < limit);
+        if visited < limit {
+            self.end_pass(id);
+        }
         // a slice without members costs a turn all the same, or a loop over such would never end
         visited.max(1)
+    }
+
+    fn end_pass(&mut self, id: JobId) {
+        let Some(job) = self.fanout.jobs.get_mut(&id) else {
+            return;
+        };
+        self.stats.backlog_bytes_now -= job.end_pass() as u64;
+        if job.waiting.is_empty()
+            && let Some(job) = self.fanout.jobs.remove(&id)
+            && let Some(room) = self.rooms.get_mut(job.room)
+        {
+            room.job = None;
+        }
     }
 
     fn visit(
@@ -281,29 +307,5 @@ impl Hub {
             client.blocked = true;
         }
         self.owe_rest(slot, groups, written, now);
-    }
-
-    fn after_slice(&mut self, id: JobId, mut job: Box<Job>, pass_done: bool) {
-        let Some(room) = self
-            .rooms
-            .get_mut(job.room)
-            .filter(|room| room.job == Some(id))
-        else {
-            // its last member died in this slice, and the room with it
-            self.stats.backlog_bytes_now -= job.bytes() as u64;
-            return;
-        };
-        if pass_done {
-            let bytes: usize = job.pass.iter().map(|group| group.len_bytes()).sum();
-            self.stats.backlog_bytes_now -= bytes as u64;
-            job.first += job.pass.len() as u64;
-            job.pass.clear();
-            job.cursor = 0;
-        }
-        if job.pass.is_empty() && job.waiting.is_empty() {
-            room.job = None;
-        } else {
-            self.fanout.give_turn(id, job);
-        }
     }
 }

@@ -56,6 +56,7 @@ pub struct Hub {
 
 impl Hub {
     pub fn new(shard: u16, settings: Arc<Settings>, keys: Keys) -> Self {
+        let deflater = Deflater::new(settings.compression_bytes_min);
         Self {
             slab: Slab::new(shard, settings.slots_max),
             settings,
@@ -69,7 +70,7 @@ impl Hub {
             effects: VecDeque::new(),
             stats: Stats::default(),
             inflater: Inflater::default(),
-            deflater: Deflater::default(),
+            deflater,
             drain: None,
             scratch: Vec::new(),
         }

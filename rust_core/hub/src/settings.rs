@@ -30,6 +30,8 @@ pub struct Settings {
     pub outbox_total_max: usize,
     pub outbox_policy: OutboxPolicy,
     pub compression: bool,
+    /// Messages below this are sent plain to a client that negotiated compression; 0 = compress every message.
+    pub compression_bytes_min: usize,
     /// Connections this shard may hold: bounded by the descriptors of its table.
     pub slots_max: usize,
 }
@@ -64,6 +66,7 @@ impl Default for Settings {
             outbox_total_max: 256 << 20,
             outbox_policy: OutboxPolicy::Close,
             compression: false,
+            compression_bytes_min: 64,
             slots_max: 16_384,
         }
     }

@@ -74,6 +74,7 @@ fn settings(named: &Named<'_, '_>) -> PyResult<Settings> {
             messages_max => OutboxPolicy::Drop { messages_max },
         },
         compression: named.take("compression")?,
+        compression_bytes_min: named.take("compression_bytes_min")?,
         ..Settings::default()
     })
 }

@@ -215,14 +215,30 @@ fn pump(
 }
 
 /// One a shard: deflates a message at a time and keeps nothing between two. Costs nothing until first used.
-#[derive(Default)]
 pub struct Deflater {
     wide: Option<Compress>,
     narrow: Option<Compress>,
     deflated: Vec<u8>,
+    bytes_min: usize,
+}
+
+impl Default for Deflater {
+    fn default() -> Self {
+        Self::new(WORTHWHILE_BYTES_MIN)
+    }
 }
 
 impl Deflater {
+    /// Messages below `bytes_min` stay plain; with 0 every message is compressed, even one that grows by it.
+    pub fn new(bytes_min: usize) -> Self {
+        Self {
+            wide: None,
+            narrow: None,
+            deflated: Vec::new(),
+            bytes_min,
+        }
+    }
+
     /// Appends one frame to `out`, compressed where `encoding` asks for it and it makes the message smaller.
     pub fn encode(&mut self, text: bool, payload: &[u8], encoding: Encoding, out: &mut Vec<u8>) {
         let opcode = if text { Opcode::Text } else { Opcode::Binary };
@@ -234,7 +250,7 @@ impl Deflater {
 
     /// The message compressed, as section 7.2.1 says; `None` when that would not make it smaller.
     fn deflate(&mut self, payload: &[u8], encoding: Encoding) -> Option<&[u8]> {
-        if payload.len() < WORTHWHILE_BYTES_MIN {
+        if payload.len() < self.bytes_min {
             return None;
         }
         let stream = match encoding {
@@ -247,7 +263,8 @@ impl Deflater {
         stream.reset();
         self.deflated.clear();
         self.deflated.shrink_to(KEPT_BYTES_MAX);
-        self.deflated.reserve(payload.len());
+        let growth = if self.bytes_min == 0 { GROWN_BYTES_MAX + payload.len() / 1024 } else { 0 };
+        self.deflated.reserve(payload.len() + growth);
         let room = self.deflated.capacity();
         stream
             .compress_vec(payload, &mut self.deflated, FlushCompress::Sync)
@@ -257,7 +274,7 @@ impl Deflater {
             return None;
         }
         let deflated = self.deflated.strip_suffix(&FLUSHED)?;
-        (deflated.len() < payload.len()).then_some(deflated)
+        (self.bytes_min == 0 || deflated.len() < payload.len()).then_some(deflated)
     }
 }
 
@@ -278,6 +295,8 @@ const WINDOW_BITS_MAX: u8 = 15;
 const SMALL_WINDOW_BITS: u8 = 9;
 /// zlib's own default.
 const LEVEL: u32 = 6;
+/// What incompressible data may grow by: stored blocks cost five bytes in each 16 KiB or more, a flush the rest.
+const GROWN_BYTES_MAX: usize = 64;
 /// Below this, headers of a deflate block eat what it saves.
 const WORTHWHILE_BYTES_MIN: usize = 64;
 /// First step of the output buffer, which then doubles: most messages of a chat fit.
