@@ -18,6 +18,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -130,16 +131,16 @@ class Process:
         self.close()
 
 
-class Server(Process):
+class Server(Process, ABC):
     """What clients connect to."""
 
     name: str
     port: int
     greets = False  # whether a first message follows the 101
 
+    @abstractmethod
     def url(self, room: str) -> str:
         """Template for the generator: client i, in its user's room, its brand's and `room`."""
-        raise NotImplementedError
 
 
 class Limit(Server):
