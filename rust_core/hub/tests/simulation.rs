@@ -87,7 +87,7 @@ impl Simulation {
         rooms.extend(
             [(10, "tenth"), (100, "hundredth"), (1000, "few")]
                 .iter()
-                .filter(|(n, _)| self.came % n == 0)
+                .filter(|(n, _)| self.came.is_multiple_of(*n))
                 .map(|(_, room)| room),
         );
         let all: Vec<&str> = rooms.iter().copied().chain([own.as_str()]).collect();
