@@ -212,24 +212,33 @@ impl Shard {
     }
 
     fn write_burst(&mut self) {
+        let began = Instant::now();
+        for _ in 0..WRITES_A_PASS / WRITES_A_CALL {
+            self.write_some();
+            self.act();
+            if !self.more_writes || began.elapsed() >= STEP_TIME_MAX {
+                return;
+            }
+        }
+    }
+
+    fn write_some(&mut self) {
         let mut sockets = Sockets {
             slots: &mut self.slots,
             last: None,
         };
         let (hub, now) = (&mut self.hub, self.now);
-        match catch_unwind(AssertUnwindSafe(|| {
-            hub.drive_writes(WRITES_A_PASS, &mut sockets, now)
-        })) {
-            Ok(more) => self.more_writes = more,
-            Err(_) => {
-                self.more_writes = true;
-                match sockets.last {
-                    Some(conn) => self.panicked(conn),
-                    None => self.refused.count(Refusal::Panic),
-                }
+        let wrote = catch_unwind(AssertUnwindSafe(|| {
+            hub.drive_writes(WRITES_A_CALL, &mut sockets, now)
+        }));
+        let last = sockets.last;
+        self.more_writes = wrote.unwrap_or_else(|_| {
+            match last {
+                Some(conn) => self.panicked(conn),
+                None => self.refused.count(Refusal::Panic),
             }
-        }
-        self.act();
+            true
+        });
     }
 
     /// Does something for one connection; a panic costs that connection.
@@ -343,8 +352,12 @@ impl Wire for Sockets<'_> {
 
 /// One read: what a usual client has ready, and the largest message of the default settings at once.
 const READ_BYTES: usize = 64 * 1024;
-/// One or two milliseconds of system calls: what a newcomer waits behind a giant fan-out.
-const WRITES_A_PASS: usize = 512;
+/// What each step of a pass may take before the next has its turn: what a newcomer waits behind a giant fan-out, a burst of
+/// publishes or of TLS handshakes. A thousand context switches' worth, and far below what people notice.
+const STEP_TIME_MAX: Duration = Duration::from_millis(3);
+/// The clock is looked at after so many: with whole outboxes in each write they are some megabytes.
+const WRITES_A_CALL: usize = 32;
+const WRITES_A_PASS: usize = 1024;
 /// The scrape of a busy shard is at most this old.
 const TELL_EVERY: Duration = Duration::from_millis(50);
 /// After a failed pass, times the failures in a row.
@@ -434,7 +447,6 @@ mod tests {
     fn an_idle_shard_sleeps_until_its_next_deadline() {
         let (mut shard, address) = shard();
         let _newcomer = newcomer(&mut shard, address);
-        shard.pass().unwrap();
         let timeout_ms = shard.timeout_ms();
         assert!(timeout_ms > 0 && timeout_ms <= 11_000, "{timeout_ms}");
     }

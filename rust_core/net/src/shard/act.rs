@@ -1,10 +1,10 @@
 //! What was asked, and what the hub wants done about it: mail in, effects and events out.
 
-use std::os::fd::AsRawFd;
+use std::{os::fd::AsRawFd, time::Instant};
 
 use tidegate_hub::{Command, ConnId, Effect, Event, Refusal};
 
-use super::Shard;
+use super::{STEP_TIME_MAX, Shard};
 use crate::{
     answers::{self, Refused},
     mailbox::Mail,
@@ -14,8 +14,9 @@ use crate::{
 
 impl Shard {
     pub(super) fn carry_out_mail(&mut self) {
+        let began = Instant::now();
         for _ in 0..MAIL_A_PASS {
-            if !self.may_take_mail() {
+            if !self.may_take_mail() || began.elapsed() >= STEP_TIME_MAX {
                 return;
             }
             if self.inbox.is_empty() {

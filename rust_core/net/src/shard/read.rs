@@ -1,16 +1,13 @@
 //! What clients send, on its way to the hub: in turns, so that who sends much waits for who sends little.
 
-use std::{
-    mem,
-    time::{Duration, Instant},
-};
+use std::{mem, time::Instant};
 
 use tidegate_hub::{
     ConnId, Refusal,
     ws::proxy::{self, Parsed},
 };
 
-use super::Shard;
+use super::{STEP_TIME_MAX, Shard};
 use crate::{
     socket::{self, Moved},
     tls::Received,
@@ -39,7 +36,7 @@ impl Shard {
             };
             self.guarded(conn, |shard| bytes += shard.read_turn(conn));
             self.act();
-            if bytes >= BYTES_A_PASS || began.elapsed() >= TIME_A_PASS {
+            if bytes >= BYTES_A_PASS || began.elapsed() >= STEP_TIME_MAX {
                 return;
             }
         }
@@ -124,7 +121,5 @@ impl Shard {
 
 /// As many as one wait tells.
 const READS_A_PASS: usize = 512;
-/// TLS handshakes and inflating take time, not bytes: a signature with an RSA key takes nearly a millisecond.
-const TIME_A_PASS: Duration = Duration::from_millis(5);
 /// What becomes events before the queue's bound is looked at again.
 const BYTES_A_PASS: usize = 1 << 20;

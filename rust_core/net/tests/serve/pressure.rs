@@ -14,7 +14,7 @@ fn a_member_that_never_reads_is_closed_and_the_others_get_everything() {
     let mut options = options();
     options.settings.outbox_bytes_max = 256 * 1024;
     // it does not read the close frame either
-    options.settings.close_timeout_ms = 100;
+    options.settings.write_timeout_ms = 500;
     let app = App::start(options);
     let _stalled = Client::open(app.engine.port(), "rooms=chat");
     let mut reader = Client::open(app.engine.port(), "rooms=chat");
