@@ -14,6 +14,7 @@ __version__: Final[str]
 UPGRADE: Final = 1
 MESSAGE: Final = 2
 CLOSED: Final = 3
+FAILED: Final = 4
 
 # Commands begin with one of these
 ADMIT: Final = 1

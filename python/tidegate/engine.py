@@ -20,7 +20,9 @@ UpgradeEvent: TypeAlias = tuple[Literal[1], int, str, bytes, tuple[bytes | None,
 MessageEvent: TypeAlias = tuple[Literal[2], int, bytes, bytes, bool]
 # CLOSED, conn, session, and the close code as in RFC 6455 section 7.4; the last event of its connection
 ClosedEvent: TypeAlias = tuple[Literal[3], int, bytes, int]
-Event: TypeAlias = UpgradeEvent | MessageEvent | ClosedEvent
+# FAILED, conn, close code and reason: the client broke a rule; to be closed with CLOSE once its messages are answered
+FailedEvent: TypeAlias = tuple[Literal[4], int, int, str]
+Event: TypeAlias = UpgradeEvent | MessageEvent | ClosedEvent | FailedEvent
 
 # ADMIT, conn, session, user or None, rooms, texts, subprotocol or None, and close code with reason or None
 AdmitCommand: TypeAlias = tuple[

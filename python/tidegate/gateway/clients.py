@@ -13,12 +13,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeAlias
 from urllib.parse import unquote_plus
 
-from tidegate._core import CLOSED, MESSAGE, UPGRADE
-from tidegate.engine import ClosedEvent, Event, MessageEvent, UpgradeEvent
+from tidegate._core import CLOSED, FAILED, MESSAGE, UPGRADE
+from tidegate.engine import ClosedEvent, Event, FailedEvent, MessageEvent, UpgradeEvent
 from tidegate.gateway.actions import WAIT, Actions
 from tidegate.gateway.faults import Faults, ProfileError
 from tidegate.gateway.handover import EngineLike, HandOver
-from tidegate.profile import Call, Profile, ProfileSpec, Session, Steps, Upgrade
+from tidegate.profile import Call, Close, Profile, ProfileSpec, Session, Steps, Upgrade
 
 log = logging.getLogger("tidegate.gateway")
 
@@ -61,6 +61,7 @@ class Clients:
             UPGRADE: self._begin_upgrade,
             MESSAGE: self._begin_message,
             CLOSED: self._begin_close,
+            FAILED: self._begin_failure,
         }
 
     def pump(self) -> None:
@@ -112,6 +113,10 @@ class Clients:
         log.debug("connection %d: closed with %d", conn, code)
         return self._profile.on_close(self._session(conn, data), code)
 
+    def _begin_failure(self, event: FailedEvent) -> Steps:
+        """The client's turn to be closed comes after its messages, so what it sent before its mistake is answered."""
+        yield Close(event[2], event[3])
+
     def _session(self, conn: int, data: bytes) -> Session:
         fresh = self._actions.fresh
         return Session(conn, fresh.get(conn, data) if fresh.any else data, self._now, self._engine.uuid)
@@ -143,8 +148,8 @@ class Clients:
             self._handover.submit(commands)
 
     def _defer(self, queue: deque[Event], event: Event) -> None:
-        """`CLOSED` is the last event of a connection, so taking it beyond the bound keeps the queue bounded."""
-        if event[0] == CLOSED or len(queue) < DEFERRED_MAX:
+        """Taking a connection's last events beyond the bound keeps the queue bounded: each comes once."""
+        if event[0] in {CLOSED, FAILED} or len(queue) < DEFERRED_MAX:
             queue.append(event)
         else:
             self._actions.close(event[1], 1008, "too many messages before an answer")

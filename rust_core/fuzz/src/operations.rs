@@ -257,6 +257,7 @@ impl Fuzz<'_> {
         while let Some(event) = self.hub.poll_event() {
             let (Event::Upgrade { conn, .. }
             | Event::Message { conn, .. }
+            | Event::Failed { conn, .. }
             | Event::Closed { conn, .. }) = event;
             assert!(!self.closed.contains(&conn), "an event after Closed");
             if matches!(event, Event::Closed { .. }) {

@@ -49,17 +49,31 @@ impl Hub {
         self.start_closing(slot, code, now);
     }
 
-    /// The peer broke a rule: what it sends from now on is not read.
-    pub(crate) fn fail(&mut self, slot: u32, code: u16, reason: &str, why: Refusal, now: Millis) {
-        let Some(client) = self.slab.at_mut(slot) else {
+    /// The peer broke a rule: what it sends from now on is not read. What it sent before is answered first, if the application
+    /// still has something of it.
+    pub(crate) fn fail(
+        &mut self,
+        slot: u32,
+        code: u16,
+        reason: &'static str,
+        why: Refusal,
+        now: Millis,
+    ) {
+        self.stats.refuse(why);
+        let due = tick_after(now + self.settings.close_timeout_ms);
+        let (Some(conn), Some(client)) = (self.slab.id_at(slot), self.slab.at_mut(slot)) else {
             return;
         };
         client.deaf = true;
-        if client.state == State::Open {
-            self.begin_close(slot, code, reason, Some(why), now);
-        } else {
-            self.stats.refuse(why);
+        if client.state != State::Open {
+            return;
         }
+        if client.asked {
+            (client.code, client.due, client.verdict) = (code, due, false);
+            self.events.push_back(Event::Failed { conn, code, reason });
+            return self.replan(slot);
+        }
+        self.begin_close(slot, code, reason, None, now);
     }
 
     /// The peer's close frame has come: RFC 6455 section 5.5.1 wants the same code back, if ours was not first.

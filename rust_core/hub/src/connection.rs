@@ -84,6 +84,8 @@ pub(crate) struct Connection {
     pub deaf: bool,
     /// Its close frame or its end of stream has come.
     pub peer_done: bool,
+    /// The application was given a message of it and has sent it nothing since.
+    pub asked: bool,
 }
 
 impl Default for Connection {
@@ -107,6 +109,7 @@ impl Default for Connection {
             blocked: false,
             deaf: false,
             peer_done: false,
+            asked: false,
         }
     }
 }

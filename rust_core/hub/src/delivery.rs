@@ -8,7 +8,6 @@ use std::sync::Arc;
 use crate::{
     Group, Hub, Millis, Payload, Refusal, Sent, Wire,
     connection::{Connection, State},
-    group::Encoding,
     outbox::Outbox,
     settings::OutboxPolicy,
     timers::tick_before,
@@ -42,8 +41,11 @@ impl Hub {
 
     /// An application message to one connection.
     pub(crate) fn send(&mut self, slot: u32, payload: &Payload, now: Millis) {
-        let before = self.slab.at(slot).map_or(0, Connection::owed);
-        let encoding = self.slab.at(slot).map_or(Encoding::Plain, |client| client.encoding);
+        let Some(client) = self.slab.at_mut(slot) else {
+            return;
+        };
+        client.asked = false;
+        let (before, encoding) = (client.owed(), client.encoding);
         let mut deflater = std::mem::take(&mut self.deflater);
         self.owe(slot, now, |outbox| {
             outbox.push_own(|out| deflater.encode(payload.text, &payload.bytes, encoding, out))

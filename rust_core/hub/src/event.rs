@@ -23,6 +23,12 @@ pub enum Event {
         payload: Box<[u8]>,
         text: bool,
     },
+    /// The peer broke a rule while the application had messages of it: `Close` with this code is awaited once they are answered.
+    Failed {
+        conn: ConnId,
+        code: u16,
+        reason: &'static str,
+    },
     /// An admitted connection ended. `code` is what the peer sent, or what we sent, or 1006.
     Closed {
         conn: ConnId,

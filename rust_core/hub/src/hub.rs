@@ -232,6 +232,8 @@ impl Hub {
         if is_due(tick, tick_before(now)) {
             match timer {
                 Timer::Handshake => self.handshake_timed_out(slot, now),
+                // the application had its time to answer what came before the violation
+                Timer::Ping if client.deaf => self.begin_close(slot, client.code, "", None, now),
                 Timer::Ping => self.ping(slot, now),
                 Timer::Pong => self.judge(slot, now),
                 Timer::Write => self.drop_dead(slot, Refusal::WriteTimeout),

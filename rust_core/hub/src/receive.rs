@@ -41,7 +41,11 @@ impl Hub {
         };
         if client.peer_done || client.deaf {
             client.peer_done |= ends_with_close(bytes);
-            return self.settle(slot);
+            // one that is open still waits for our close frame
+            return match client.state {
+                State::Open => {}
+                _ => self.settle(slot),
+            };
         }
         let limits = Limits {
             message_bytes_max: self.settings.message_bytes_max,
@@ -139,6 +143,7 @@ impl Reading<'_> {
 
     fn message(&mut self, payload: &[u8], text: bool) {
         self.stats.messages_in += 1;
+        self.client.asked = true;
         let session = self.client.session.clone();
         self.events.push_back(Event::Message {
             conn: self.conn,

@@ -108,6 +108,7 @@ fn bytes_of(event: &Event) -> usize {
                 session, payload, ..
             } => session.len() + payload.len(),
             Event::Closed { session, .. } => session.len(),
+            Event::Failed { .. } => 0,
         }
 }
 

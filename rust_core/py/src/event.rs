@@ -10,11 +10,13 @@ use tidegate_hub::Event;
 const UPGRADE: u8 = 1;
 const MESSAGE: u8 = 2;
 const CLOSED: u8 = 3;
+const FAILED: u8 = 4;
 
-pub const NAMES: [(&str, u8); 3] = [
+pub const NAMES: [(&str, u8); 4] = [
     ("UPGRADE", UPGRADE),
     ("MESSAGE", MESSAGE),
     ("CLOSED", CLOSED),
+    ("FAILED", FAILED),
 ];
 
 pub fn to_python<'py>(py: Python<'py>, event: Event) -> PyResult<Bound<'py, PyAny>> {
@@ -47,5 +49,8 @@ pub fn to_python<'py>(py: Python<'py>, event: Event) -> PyResult<Bound<'py, PyAn
             session,
             code,
         } => (CLOSED, conn.0, PyBytes::new(py, &session), code).into_bound_py_any(py),
+        Event::Failed { conn, code, reason } => {
+            (FAILED, conn.0, code, reason).into_bound_py_any(py)
+        }
     }
 }

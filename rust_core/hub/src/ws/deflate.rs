@@ -263,7 +263,11 @@ impl Deflater {
         stream.reset();
         self.deflated.clear();
         self.deflated.shrink_to(KEPT_BYTES_MAX);
-        let growth = if self.bytes_min == 0 { GROWN_BYTES_MAX + payload.len() / 1024 } else { 0 };
+        let growth = if self.bytes_min == 0 {
+            GROWN_BYTES_MAX + payload.len() / 1024
+        } else {
+            0
+        };
         self.deflated.reserve(payload.len() + growth);
         let room = self.deflated.capacity();
         stream

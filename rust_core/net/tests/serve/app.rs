@@ -148,6 +148,11 @@ fn decide(engine: &Engine, event: Event) -> Option<Order> {
             text,
             ..
         } => Some(obey(conn, payload, text)),
+        Event::Failed { conn, code, reason } => Some(Order::Command(Command::Close {
+            conn,
+            code,
+            reason: reason.into(),
+        })),
         Event::Closed { .. } => None,
     }
 }
