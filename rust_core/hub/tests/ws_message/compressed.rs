@@ -56,3 +56,21 @@ fn compressed_messages_keep_limit_and_encoding() {
     );
     assert!(protocol(&[frame(FIN | RSV1 | TEXT, b"\xff\xff")], &DEFLATE).contains("inflated"));
 }
+
+#[test]
+fn a_message_of_the_largest_size_is_taken_even_if_compression_made_it_longer() {
+    // stored blocks: a header of five bytes for each block of up to 65,535, the last one of the empty flush cut short
+    let payload = [7; 64 * 1024];
+    let mut bytes = Vec::new();
+    for block in payload.chunks(16_000) {
+        let length = block.len() as u16;
+        bytes.push(0);
+        bytes.extend(length.to_le_bytes());
+        bytes.extend((!length).to_le_bytes());
+        bytes.extend(block);
+    }
+    bytes.push(0);
+    assert!(bytes.len() > DEFLATE.message_bytes_max);
+    let got = whole(&[frame(FIN | RSV1 | BINARY, &bytes)], &DEFLATE);
+    assert!(got == Ok(vec![Got::Binary(payload.to_vec())]));
+}
