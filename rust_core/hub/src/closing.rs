@@ -125,7 +125,11 @@ impl Hub {
         let Some(client) = self.slab.at_mut(slot) else {
             return;
         };
-        if matches!(client.state, State::Closing | State::Refused) {
+        if client.state == State::Refused {
+            // the socket layer lets the answer arrive before it closes (RFC 9112 section 9.6)
+            return self.end(slot);
+        }
+        if client.state == State::Closing {
             if is_due(due, client.due) {
                 client.due = due;
             }

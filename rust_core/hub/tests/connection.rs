@@ -133,14 +133,12 @@ fn a_head_that_never_ends_is_refused_at_its_bound() {
     assert!(world.socket(conn).reader.buf.starts_with(b"HTTP/1.1 431 "));
     assert_eq!(
         (world.refused(Refusal::HeadTooLarge), world.is_open(conn)),
-        (1, true)
+        (1, false)
     );
-    world.pass(6000);
-    assert!(!world.is_open(conn));
 }
 
 #[test]
-fn a_refused_client_gets_one_answer_and_may_read_it_before_the_end() {
+fn a_refused_client_gets_one_answer_and_is_the_socket_layers_from_then_on() {
     let mut world = world();
     let conn = world.upgrade("");
     let refuse = Command::Refuse {
@@ -158,9 +156,6 @@ fn a_refused_client_gets_one_answer_and_may_read_it_before_the_end() {
         (answered, 0),
         "no second request"
     );
-    assert!(world.is_open(conn));
-    world.hub.handle_eof(conn, world.now);
-    world.settle();
     assert_eq!(
         world.effects,
         [Effect::Shut {
@@ -294,19 +289,44 @@ fn a_broken_frame_costs_its_sender_the_connection_and_is_not_read_further() {
         ]
         .concat(),
     );
-    assert_eq!(world.frames(conn)[0].close_code(), 1002);
-    assert_eq!(world.events.len(), 1);
+    assert!(
+        matches!(
+            &world.events[..],
+            [Event::Message { .. }, Event::Failed { code: 1002, .. }]
+        ),
+        "the application answers what was good first"
+    );
     world.receive(conn, &client::frame(TEXT, b"later"));
     assert_eq!(
         (world.events.len(), world.refused(Refusal::Protocol)),
-        (1, 1)
+        (2, 1)
     );
+    assert!(world.frames(conn).is_empty());
+    world.command(Command::Close {
+        conn,
+        code: 1002,
+        reason: "".into(),
+    });
+    assert_eq!(world.frames(conn)[0].close_code(), 1002);
     assert!(world.is_open(conn));
     world.pass(5100);
     assert_eq!(
         (world.is_open(conn), world.closed(conn)),
         (false, Some(1002))
     );
+}
+
+#[test]
+fn a_broken_frame_is_answered_by_the_hub_if_the_application_never_does() {
+    let mut world = world();
+    let conn = world.open(&[]);
+    world.receive(
+        conn,
+        &[&client::frame(TEXT, b"good")[..], b"\x81\x02no"].concat(),
+    );
+    assert!(world.frames(conn).is_empty());
+    world.pass(5100);
+    assert_eq!(world.frames(conn)[0].close_code(), 1002);
 }
 
 #[test]
