@@ -14,15 +14,9 @@ impl Options {
         let mut arguments = arguments;
         let mut values = HashMap::new();
         while let Some(argument) = arguments.next() {
-            let name = argument
-                .strip_prefix("--")
-                .filter(|name| known.contains(name));
-            let name = name.ok_or_else(|| {
-                format!("{argument} is not an option; use --{}", known.join(", --"))
-            })?;
-            let value = arguments
-                .next()
-                .ok_or_else(|| format!("--{name} needs a value after it"))?;
+            let name = argument.strip_prefix("--").filter(|name| known.contains(name));
+            let name = name.ok_or_else(|| format!("{argument} is not an option; use --{}", known.join(", --")))?;
+            let value = arguments.next().ok_or_else(|| format!("--{name} needs a value after it"))?;
             values.insert(name.to_owned(), value);
         }
         Ok(Self { values })
@@ -36,9 +30,7 @@ impl Options {
         let Some(value) = self.text(name) else {
             return Ok(default);
         };
-        value
-            .parse()
-            .map_err(|_| format!("--{name} {value}: a number in range is needed"))
+        value.parse().map_err(|_| format!("--{name} {value}: a number in range is needed"))
     }
 }
 
@@ -47,10 +39,7 @@ mod tests {
     use super::Options;
 
     fn parse(arguments: &[&str]) -> Result<Options, String> {
-        Options::parse(
-            &["port", "threads"],
-            arguments.iter().map(|text| (*text).to_owned()),
-        )
+        Options::parse(&["port", "threads"], arguments.iter().map(|text| (*text).to_owned()))
     }
 
     #[test]

@@ -12,8 +12,7 @@ use libc::{c_int, c_void};
 
 /// Readiness of a TCP connection, told once per change. Writability is asked for from the start: a second `epoll_ctl` for each
 /// connection that falls behind would cost more than the spurious bit.
-pub const CONNECTION_EVENTS: c_int =
-    libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
+pub const CONNECTION_EVENTS: c_int = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
 
 /// Told again on each wait until drained: listeners, mailboxes.
 pub const LEVEL_EVENTS: c_int = libc::EPOLLIN;
@@ -22,11 +21,7 @@ pub const LEVEL_EVENTS: c_int = libc::EPOLLIN;
 const EVENTS_PER_WAIT: usize = 1024;
 
 pub fn check(result: c_int) -> io::Result<c_int> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result)
-    }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 /// Nanoseconds of CLOCK_MONOTONIC, the clock that Python calls `time.monotonic_ns`: stamps travel between the programs.
@@ -35,10 +30,7 @@ pub fn now_ns() -> u64 {
 }
 
 pub fn clock_ns(clock: libc::clockid_t) -> u64 {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is a valid timespec that lives through the call
     unsafe { libc::clock_gettime(clock, &mut time) };
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
@@ -71,13 +63,8 @@ fn close_range(first: c_int, last: c_int, flags: c_int) -> io::Result<()> {
 
 pub fn tcp_socket() -> io::Result<RawFd> {
     // SAFETY: takes plain numbers
-    let fd = check(unsafe {
-        libc::socket(
-            libc::AF_INET,
-            libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC,
-            0,
-        )
-    })?;
+    let fd =
+        check(unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC, 0) })?;
     set_option(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
     Ok(fd)
 }
@@ -91,23 +78,14 @@ pub fn set_option(fd: RawFd, level: c_int, name: c_int, value: c_int) -> io::Res
 pub fn bind(fd: RawFd, address: SocketAddrV4) -> io::Result<()> {
     let raw = socket_address(address);
     // SAFETY: `raw` lives through the call and its size is given
-    check(unsafe {
-        libc::bind(
-            fd,
-            (&raw const raw).cast(),
-            size_of_val(&raw) as libc::socklen_t,
-        )
-    })
-    .map(drop)
+    check(unsafe { libc::bind(fd, (&raw const raw).cast(), size_of_val(&raw) as libc::socklen_t) }).map(drop)
 }
 
 pub fn socket_address(address: SocketAddrV4) -> libc::sockaddr_in {
     libc::sockaddr_in {
         sin_family: libc::AF_INET as libc::sa_family_t,
         sin_port: address.port().to_be(),
-        sin_addr: libc::in_addr {
-            s_addr: u32::from(*address.ip()).to_be(),
-        },
+        sin_addr: libc::in_addr { s_addr: u32::from(*address.ip()).to_be() },
         sin_zero: [0; 8],
     }
 }
@@ -122,14 +100,7 @@ pub fn receive(fd: RawFd, buffer: &mut [u8]) -> io::Result<Option<usize>> {
 /// Sends what the kernel takes of `bytes`; `Ok(None)` when it takes nothing now. Never raises SIGPIPE.
 pub fn send(fd: RawFd, bytes: &[u8]) -> io::Result<Option<usize>> {
     // SAFETY: the pointer and length are those of a live slice
-    let count = unsafe {
-        libc::send(
-            fd,
-            bytes.as_ptr().cast::<c_void>(),
-            bytes.len(),
-            libc::MSG_NOSIGNAL,
-        )
-    };
+    let count = unsafe { libc::send(fd, bytes.as_ptr().cast::<c_void>(), bytes.len(), libc::MSG_NOSIGNAL) };
     transferred(count)
 }
 
@@ -138,11 +109,7 @@ fn transferred(count: isize) -> io::Result<Option<usize>> {
         return Ok(Some(count as usize));
     }
     let error = io::Error::last_os_error();
-    if error.kind() == io::ErrorKind::WouldBlock {
-        Ok(None)
-    } else {
-        Err(error)
-    }
+    if error.kind() == io::ErrorKind::WouldBlock { Ok(None) } else { Err(error) }
 }
 
 pub fn close(fd: RawFd) {
@@ -159,17 +126,11 @@ impl Epoll {
     pub fn new() -> io::Result<Self> {
         // SAFETY: takes a plain number
         let fd = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
-        Ok(Self {
-            fd,
-            events: vec![libc::epoll_event { events: 0, u64: 0 }; EVENTS_PER_WAIT],
-        })
+        Ok(Self { fd, events: vec![libc::epoll_event { events: 0, u64: 0 }; EVENTS_PER_WAIT] })
     }
 
     pub fn add(&self, fd: RawFd, interest: c_int) -> io::Result<()> {
-        let mut event = libc::epoll_event {
-            events: interest as u32,
-            u64: fd as u64,
-        };
+        let mut event = libc::epoll_event { events: interest as u32, u64: fd as u64 };
         // SAFETY: `event` lives through the call
         check(unsafe { libc::epoll_ctl(self.fd, libc::EPOLL_CTL_ADD, fd, &mut event) }).map(drop)
     }
@@ -177,14 +138,8 @@ impl Epoll {
     /// Waits at most `timeout_ms` (-1 = until something happens) and says how many events `event` can be asked for.
     pub fn wait(&mut self, timeout_ms: c_int) -> io::Result<usize> {
         // SAFETY: pointer and length are those of a live, writable vector
-        let count = unsafe {
-            libc::epoll_wait(
-                self.fd,
-                self.events.as_mut_ptr(),
-                self.events.len() as c_int,
-                timeout_ms,
-            )
-        };
+        let count =
+            unsafe { libc::epoll_wait(self.fd, self.events.as_mut_ptr(), self.events.len() as c_int, timeout_ms) };
         match check(count) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
             other => other.map(|count| count as usize),
@@ -207,10 +162,7 @@ impl<T> Mailbox<T> {
     pub fn new() -> io::Result<Self> {
         // SAFETY: takes plain numbers
         let wake = check(unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) })?;
-        Ok(Self {
-            orders: Mutex::new(Vec::new()),
-            wake,
-        })
+        Ok(Self { orders: Mutex::new(Vec::new()), wake })
     }
 
     pub fn put(&self, order: T) {

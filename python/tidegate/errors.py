@@ -1,6 +1,6 @@
 """What can go wrong in a way that a person must put right: each error says what is the matter and what cures it.
 
-Rule: everything that ends a command with a message is a `TidegateError`; its class decides the exit code. Codes of `tidegate`:
+Rule: everything that ends a command with a message is a `TidegateError`; its class decides the exit code. The codes:
 
     0    it did what was asked; a server drained and stopped
     1    it failed, or one of the things it checked did

@@ -43,22 +43,14 @@ impl Broadcast {
                 begin = frames.len();
             }
         }
-        Self {
-            room: room.to_owned(),
-            frames: Arc::new(frames),
-            sends,
-            member_by_member: false,
-        }
+        Self { room: room.to_owned(), frames: Arc::new(frames), sends, member_by_member: false }
     }
 }
 
 /// The event that a backend would publish: same keys and size as the drivers send to the gateway.
 fn event(room: &str, number: u64, stamp: u64, size: usize) -> String {
     let mut text = String::with_capacity(size);
-    let head = write!(
-        text,
-        r#"{{"type":"message","room":"{room}","payload":{{"n":{number},"t":{stamp},"x":""#
-    );
+    let head = write!(text, r#"{{"type":"message","room":"{room}","payload":{{"n":{number},"t":{stamp},"x":""#);
     debug_assert!(head.is_ok(), "writing to a String cannot fail");
     let padding = size.saturating_sub(text.len() + TAIL.len());
     text.extend(iter::repeat_n('x', padding));
@@ -101,10 +93,7 @@ mod tests {
     fn length_forms_change_at_126_and_65536_bytes() {
         assert_eq!(text_frame(&[b'x'; 125]).len(), 127);
         assert_eq!(text_frame(&[b'x'; 126])[1..4], [126, 0, 126]);
-        assert_eq!(
-            text_frame(&vec![b'x'; 65_536])[1..10],
-            [127, 0, 0, 0, 0, 0, 1, 0, 0]
-        );
+        assert_eq!(text_frame(&vec![b'x'; 65_536])[1..10], [127, 0, 0, 0, 0, 0, 1, 0, 0]);
     }
 
     #[test]

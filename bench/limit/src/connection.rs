@@ -34,14 +34,8 @@ pub const CLOSE: u8 = 8;
 pub fn client_frame(bytes: &[u8]) -> Option<(u8, usize)> {
     let (&first, &second) = (bytes.first()?, bytes.get(1)?);
     let (header, payload) = match second & 0x7f {
-        126 => (
-            8,
-            usize::from(u16::from_be_bytes([*bytes.get(2)?, *bytes.get(3)?])),
-        ),
-        127 => (
-            14,
-            usize::try_from(u64::from_be_bytes(bytes.get(2..10)?.try_into().ok()?)).ok()?,
-        ),
+        126 => (8, usize::from(u16::from_be_bytes([*bytes.get(2)?, *bytes.get(3)?]))),
+        127 => (14, usize::try_from(u64::from_be_bytes(bytes.get(2..10)?.try_into().ok()?)).ok()?),
         short => (6, usize::from(short)),
     };
     let length = payload.checked_add(header)?;

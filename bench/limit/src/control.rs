@@ -22,22 +22,11 @@ const DRAIN_WAIT: Duration = Duration::from_secs(30);
 /// A broadcast's frames are held in memory at once; ten times what any benchmark asks for.
 const BROADCAST_BYTES_MAX: usize = 256 << 20;
 
-pub fn serve(
-    port: u16,
-    mailboxes: Vec<Arc<Mailbox<Order>>>,
-    counters: Vec<Arc<Counters>>,
-) -> io::Result<()> {
+pub fn serve(port: u16, mailboxes: Vec<Arc<Mailbox<Order>>>, counters: Vec<Arc<Counters>>) -> io::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let control_port = listener.local_addr()?.port();
-    println!(
-        r#"{{"port":{port},"control":{control_port},"threads":{}}}"#,
-        mailboxes.len()
-    );
-    let mut control = Control {
-        mailboxes,
-        counters,
-        next_number: HashMap::new(),
-    };
+    println!(r#"{{"port":{port},"control":{control_port},"threads":{}}}"#, mailboxes.len());
+    let mut control = Control { mailboxes, counters, next_number: HashMap::new() };
     for driver in listener.incoming() {
         if control.serve(driver?)? {
             return Ok(());
@@ -62,9 +51,7 @@ impl Control {
             let line = line?;
             let words: Vec<&str> = line.split_whitespace().collect();
             let answer = match words.as_slice() {
-                ["publish", room, count, size, batch, order @ ..] => {
-                    self.publish(room, [*count, *size, *batch], order)
-                }
+                ["publish", room, count, size, batch, order @ ..] => self.publish(room, [*count, *size, *batch], order),
                 ["stats"] => self.stats(&[]),
                 ["exit"] => return Ok(true),
                 _ => problem("use publish ROOM COUNT SIZE BATCH [member], stats or exit"),
@@ -94,10 +81,7 @@ impl Control {
     fn send(&self, broadcast: Arc<Broadcast>) {
         let (done, finished) = channel();
         for mailbox in &self.mailboxes {
-            mailbox.put(Order {
-                broadcast: Arc::clone(&broadcast),
-                done: done.clone(),
-            });
+            mailbox.put(Order { broadcast: Arc::clone(&broadcast), done: done.clone() });
         }
         drop(done);
         while finished.recv().is_ok() {}
@@ -108,10 +92,7 @@ impl Control {
     }
 
     fn sum(&self, field: impl Fn(&Counters) -> &AtomicU64) -> u64 {
-        self.counters
-            .iter()
-            .map(|counters| field(counters).load(Relaxed))
-            .sum()
+        self.counters.iter().map(|counters| field(counters).load(Relaxed)).sum()
     }
 
     fn stats(&self, more: &[(&str, u64)]) -> String {
@@ -127,10 +108,7 @@ impl Control {
             ("pings", self.sum(|counters| &counters.pings)),
         ];
         fields.extend_from_slice(more);
-        let fields: Vec<String> = fields
-            .iter()
-            .map(|(name, value)| format!(r#""{name}":{value}"#))
-            .collect();
+        let fields: Vec<String> = fields.iter().map(|(name, value)| format!(r#""{name}":{value}"#)).collect();
         format!("{{{}}}\n", fields.join(","))
     }
 }

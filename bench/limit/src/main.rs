@@ -27,16 +27,7 @@ use setup::{Counters, Feed, Order, Setup};
 use sys::Mailbox;
 use worker::Worker;
 
-const OPTIONS: [&str; 8] = [
-    "port",
-    "threads",
-    "ping-ms",
-    "answer",
-    "nats",
-    "subject",
-    "room",
-    "seconds-max",
-];
+const OPTIONS: [&str; 8] = ["port", "threads", "ping-ms", "answer", "nats", "subject", "room", "seconds-max"];
 
 /// Long enough for a million connections held ten minutes; nothing here is meant to be left running.
 const SECONDS_MAX: u32 = 1_800;
@@ -58,27 +49,20 @@ fn run() -> Result<(), String> {
     let setup = Arc::new(Setup {
         address: SocketAddrV4::new(Ipv4Addr::LOCALHOST, free_port(options.number("port", 0)?)?),
         ping_ms: options.number("ping-ms", 0)?,
-        answer: options
-            .text("answer")
-            .map(|text| Arc::new(broadcast::text_frame(text.as_bytes()))),
+        answer: options.text("answer").map(|text| Arc::new(broadcast::text_frame(text.as_bytes()))),
         feed: feed(&options)?,
     });
-    let mailboxes = (0..threads)
-        .map(|_| Mailbox::new().map(Arc::new))
-        .collect::<Result<Vec<_>, _>>();
+    let mailboxes = (0..threads).map(|_| Mailbox::new().map(Arc::new)).collect::<Result<Vec<_>, _>>();
     let mailboxes = mailboxes.map_err(|error| format!("no eventfd: {error}"))?;
     let counters = start(&setup, &mailboxes)?;
-    control::serve(setup.address.port(), mailboxes, counters)
-        .map_err(|error| format!("control port: {error}"))
+    control::serve(setup.address.port(), mailboxes, counters).map_err(|error| format!("control port: {error}"))
 }
 
 /// A port that nobody listens on: SO_REUSEPORT would otherwise share another program's port without a word.
 fn free_port(wanted: u16) -> Result<u16, String> {
     let probe = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, wanted));
     let address = probe.and_then(|listener| listener.local_addr());
-    address
-        .map(|address| address.port())
-        .map_err(|error| format!("port {wanted} is not free ({error}); use --port 0"))
+    address.map(|address| address.port()).map_err(|error| format!("port {wanted} is not free ({error}); use --port 0"))
 }
 
 fn feed(options: &Options) -> Result<Option<Feed>, String> {
@@ -94,10 +78,7 @@ fn feed(options: &Options) -> Result<Option<Feed>, String> {
 }
 
 /// Starts the workers and waits until each listens: a client that came earlier would meet only some of them.
-fn start(
-    setup: &Arc<Setup>,
-    mailboxes: &[Arc<Mailbox<Order>>],
-) -> Result<Vec<Arc<Counters>>, String> {
+fn start(setup: &Arc<Setup>, mailboxes: &[Arc<Mailbox<Order>>]) -> Result<Vec<Arc<Counters>>, String> {
     let (ready, started) = std::sync::mpsc::channel();
     for mailbox in mailboxes {
         let (setup, mailbox, ready) = (Arc::clone(setup), Arc::clone(mailbox), ready.clone());
@@ -111,12 +92,5 @@ fn start(
         });
     }
     drop(ready);
-    mailboxes
-        .iter()
-        .map(|_| {
-            started
-                .recv()
-                .map_err(|_| "a worker died at its start".to_owned())?
-        })
-        .collect()
+    mailboxes.iter().map(|_| started.recv().map_err(|_| "a worker died at its start".to_owned())?).collect()
 }

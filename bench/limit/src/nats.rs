@@ -28,11 +28,7 @@ impl Subscription {
             "CONNECT {{\"verbose\":false,\"pedantic\":false,\"lang\":\"rust\",\"version\":\"0\"}}\r\nSUB {subject} 1\r\n"
         )?;
         stream.set_nonblocking(true)?;
-        Ok(Self {
-            stream,
-            buffer: vec![0; READ_BYTES],
-            filled: 0,
-        })
+        Ok(Self { stream, buffer: vec![0; READ_BYTES], filled: 0 })
     }
 
     pub fn descriptor(&self) -> RawFd {
@@ -80,22 +76,14 @@ fn next_item(bytes: &[u8]) -> io::Result<Option<(usize, Item<'_>)>> {
     let line = &bytes[..end];
     let after = end + 2;
     if line.starts_with(b"MSG ") {
-        let size =
-            payload_size(line).ok_or_else(|| io::Error::other("a MSG line without a size"))?;
+        let size = payload_size(line).ok_or_else(|| io::Error::other("a MSG line without a size"))?;
         let whole = bytes.len() >= after + size + 2;
         return Ok(whole.then(|| (after + size + 2, Item::Message(&bytes[after..after + size]))));
     }
     if line.starts_with(b"-ERR") {
         return Err(io::Error::other(String::from_utf8_lossy(line).into_owned()));
     }
-    Ok(Some((
-        after,
-        if line == b"PING" {
-            Item::Ping
-        } else {
-            Item::Other
-        },
-    )))
+    Ok(Some((after, if line == b"PING" { Item::Ping } else { Item::Other })))
 }
 
 fn payload_size(line: &[u8]) -> Option<usize> {
@@ -114,10 +102,7 @@ mod tests {
         assert_eq!(next_item(&bytes[..33]).expect("valid"), None);
         let (length, item) = next_item(bytes).expect("valid").expect("whole");
         assert_eq!(item, Item::Message(b"hello"));
-        assert_eq!(
-            next_item(&bytes[length..]).expect("valid"),
-            Some((6, Item::Ping))
-        );
+        assert_eq!(next_item(&bytes[length..]).expect("valid"), Some((6, Item::Ping)));
     }
 
     #[test]

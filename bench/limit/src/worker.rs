@@ -59,11 +59,8 @@ impl Worker {
         epoll.add(mailbox.wake, sys::LEVEL_EVENTS)?;
         let listener = listen(setup.address)?;
         epoll.add(listener, sys::LEVEL_EVENTS)?;
-        let subscription = setup
-            .feed
-            .as_ref()
-            .map(|feed| Subscription::open(&feed.server, &feed.subject))
-            .transpose()?;
+        let subscription =
+            setup.feed.as_ref().map(|feed| Subscription::open(&feed.server, &feed.subject)).transpose()?;
         if let Some(subscription) = &subscription {
             epoll.add(subscription.descriptor(), sys::LEVEL_EVENTS)?;
         }
@@ -77,10 +74,7 @@ impl Worker {
             connections: Vec::new(),
             rooms: Rooms::default(),
             buffer: vec![0; READ_BYTES],
-            pings: Pings {
-                cursor: 0,
-                next_ns: sys::now_ns(),
-            },
+            pings: Pings { cursor: 0, next_ns: sys::now_ns() },
         })
     }
 
@@ -118,11 +112,7 @@ impl Worker {
             }
             return Ok(());
         }
-        if self
-            .subscription
-            .as_ref()
-            .is_some_and(|subscription| subscription.descriptor() == fd)
-        {
+        if self.subscription.as_ref().is_some_and(|subscription| subscription.descriptor() == fd) {
             return self.forward();
         }
         let broken = (events & !libc::EPOLLOUT != 0 && self.read(fd).is_err())
@@ -137,12 +127,7 @@ impl Worker {
         for _ in 0..ACCEPTS_PER_EVENT {
             // SAFETY: null pointers mean that the peer's address is not asked for
             let fd = unsafe {
-                libc::accept4(
-                    self.listener,
-                    std::ptr::null_mut(),
-                    std::ptr::null_mut(),
-                    libc::SOCK_NONBLOCK,
-                )
+                libc::accept4(self.listener, std::ptr::null_mut(), std::ptr::null_mut(), libc::SOCK_NONBLOCK)
             };
             if fd < 0 {
                 return ignore_transient(io::Error::last_os_error());
@@ -181,10 +166,7 @@ impl Worker {
 
     fn take_bytes(&mut self, fd: RawFd, bytes: &[u8]) -> io::Result<()> {
         let trouble = self.connections[fd as usize].trouble.as_mut();
-        let Some(unread) = trouble
-            .map(|trouble| &mut trouble.unread)
-            .filter(|unread| !unread.is_empty())
-        else {
+        let Some(unread) = trouble.map(|trouble| &mut trouble.unread).filter(|unread| !unread.is_empty()) else {
             let used = self.take_whole(fd, bytes)?;
             return self.keep_unread(fd, &bytes[used..]);
         };
@@ -199,9 +181,7 @@ impl Worker {
             return Err(io::ErrorKind::InvalidData.into());
         }
         if !rest.is_empty() {
-            let trouble = self.connections[fd as usize]
-                .trouble
-                .get_or_insert_default();
+            let trouble = self.connections[fd as usize].trouble.get_or_insert_default();
             trouble.unread = rest.to_vec();
         }
         Ok(())
@@ -237,11 +217,7 @@ impl Worker {
                 return Err(io::ErrorKind::InvalidData.into());
             }
         };
-        let joined = upgrade
-            .rooms
-            .iter()
-            .map(|room| self.rooms.join(room, fd))
-            .collect();
+        let joined = upgrade.rooms.iter().map(|room| self.rooms.join(room, fd)).collect();
         let connection = &mut self.connections[fd as usize];
         connection.rooms = joined;
         connection.state = State::Open;
@@ -295,41 +271,21 @@ impl Worker {
                 }
             }
         }
-        add(
-            &self.counters.sends,
-            (members.len() * broadcast.sends.len()) as u64,
-        );
-        add(
-            &self.counters.bytes,
-            (members.len() * broadcast.frames.len()) as u64,
-        );
+        add(&self.counters.sends, (members.len() * broadcast.sends.len()) as u64);
+        add(&self.counters.bytes, (members.len() * broadcast.frames.len()) as u64);
         self.rooms.give_back(room, members);
         for fd in lost {
             self.close(fd);
         }
     }
 
-    fn deliver(
-        &mut self,
-        fd: RawFd,
-        broadcast: &Broadcast,
-        send: &Range<usize>,
-        lost: &mut Vec<RawFd>,
-    ) {
-        if self
-            .send_or_owe(fd, &broadcast.frames, send.clone())
-            .is_err()
-        {
+    fn deliver(&mut self, fd: RawFd, broadcast: &Broadcast, send: &Range<usize>, lost: &mut Vec<RawFd>) {
+        if self.send_or_owe(fd, &broadcast.frames, send.clone()).is_err() {
             lost.push(fd);
         }
     }
 
-    fn send_or_owe(
-        &mut self,
-        fd: RawFd,
-        frames: &Arc<Vec<u8>>,
-        range: Range<usize>,
-    ) -> io::Result<()> {
+    fn send_or_owe(&mut self, fd: RawFd, frames: &Arc<Vec<u8>>, range: Range<usize>) -> io::Result<()> {
         // the table is looked at only while somebody is behind: a cache miss for each delivery is no part of the limit
         if self.counters.behind.load(Relaxed) > 0
             && let Some(trouble) = &mut self.connections[fd as usize].trouble
@@ -342,12 +298,8 @@ impl Worker {
         if sent < range.len() {
             add(&self.counters.would_block, 1);
             add(&self.counters.behind, 1);
-            let trouble = self.connections[fd as usize]
-                .trouble
-                .get_or_insert_default();
-            trouble
-                .owed
-                .push_back((Arc::clone(frames), range.start + sent..range.end));
+            let trouble = self.connections[fd as usize].trouble.get_or_insert_default();
+            trouble.owed.push_back((Arc::clone(frames), range.start + sent..range.end));
         }
         Ok(())
     }
@@ -381,10 +333,7 @@ impl Worker {
         for room in &connection.rooms {
             self.rooms.leave(*room, fd);
         }
-        if connection
-            .trouble
-            .is_some_and(|trouble| !trouble.owed.is_empty())
-        {
+        if connection.trouble.is_some_and(|trouble| !trouble.owed.is_empty()) {
             self.counters.behind.fetch_sub(1, Relaxed);
         }
         if connection.state == State::Open {
@@ -431,9 +380,7 @@ fn listen(address: SocketAddrV4) -> io::Result<RawFd> {
 /// A client that vanished before its accept, or a full descriptor table, costs that client only.
 fn ignore_transient(error: io::Error) -> io::Result<()> {
     match error.raw_os_error() {
-        Some(libc::EAGAIN | libc::ECONNABORTED | libc::EMFILE | libc::ENFILE | libc::EINTR) => {
-            Ok(())
-        }
+        Some(libc::EAGAIN | libc::ECONNABORTED | libc::EMFILE | libc::ENFILE | libc::EINTR) => Ok(()),
         _ => Err(error),
     }
 }

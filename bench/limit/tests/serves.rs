@@ -20,34 +20,19 @@ impl Limit {
             .spawn()
             .expect("the program starts");
         let mut ready = String::new();
-        BufReader::new(child.stdout.take().expect("a pipe"))
-            .read_line(&mut ready)
-            .expect("a line");
+        BufReader::new(child.stdout.take().expect("a pipe")).read_line(&mut ready).expect("a line");
         let number = |key: &str| {
-            let (_, rest) = ready
-                .split_once(&format!("\"{key}\":"))
-                .expect("the ready line has both ports");
-            rest.split([',', '}'])
-                .next()
-                .expect("a value")
-                .parse()
-                .expect("a port")
+            let (_, rest) = ready.split_once(&format!("\"{key}\":")).expect("the ready line has both ports");
+            rest.split([',', '}']).next().expect("a value").parse().expect("a port")
         };
-        Self {
-            port: number("port"),
-            control: number("control"),
-            child,
-        }
+        Self { port: number("port"), control: number("control"), child }
     }
 
     /// A client that has been upgraded and has joined `rooms`.
     fn join(&self, rooms: &str) -> TcpStream {
         let mut stream = connect(self.port);
-        write!(
-            stream,
-            "GET /ws?rooms={rooms} HTTP/1.1\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        )
-        .expect("sent");
+        write!(stream, "GET /ws?rooms={rooms} HTTP/1.1\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+            .expect("sent");
         let mut answer = Vec::new();
         while !answer.ends_with(b"\r\n\r\n") {
             answer.push(read_exactly(&mut stream, 1)[0]);
@@ -60,9 +45,7 @@ impl Limit {
         let mut stream = connect(self.control);
         writeln!(stream, "{command}").expect("sent");
         let mut answer = String::new();
-        BufReader::new(stream)
-            .read_line(&mut answer)
-            .expect("an answer");
+        BufReader::new(stream).read_line(&mut answer).expect("an answer");
         answer
     }
 }
@@ -76,9 +59,7 @@ impl Drop for Limit {
 
 fn connect(port: u16) -> TcpStream {
     let stream = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
-    stream
-        .set_read_timeout(Some(Duration::from_secs(10)))
-        .expect("a timeout");
+    stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
     stream
 }
 
@@ -107,10 +88,7 @@ fn a_broadcast_reaches_its_room_on_every_thread_in_order_and_nobody_else() {
         for member in &mut members {
             for number in first..first + 3 {
                 let message = read_message(member);
-                assert!(
-                    message.contains(&format!("\"n\":{number},\"t\":")) && message.len() == 128,
-                    "{message}"
-                );
+                assert!(message.contains(&format!("\"n\":{number},\"t\":")) && message.len() == 128, "{message}");
             }
         }
     }
@@ -129,10 +107,7 @@ fn a_member_that_reads_late_still_gets_everything() {
         assert!(numbers[199].contains("\"n\":200,"));
         publisher.join().expect("published")
     });
-    assert!(
-        publish.contains("\"sends\":200") && publish.contains("\"behind\":0"),
-        "{publish}"
-    );
+    assert!(publish.contains("\"sends\":200") && publish.contains("\"behind\":0"), "{publish}");
 }
 
 #[test]
@@ -140,9 +115,7 @@ fn clients_are_answered_pinged_and_counted_out() {
     let limit = Limit::start(&["--answer", "pong", "--ping-ms", "20"]);
     let mut member = limit.join("r");
     assert_eq!(read_exactly(&mut member, 2), [0x89, 0]);
-    member
-        .write_all(&[0x81, 0x82, 0, 0, 0, 0, b'h', b'i'])
-        .expect("sent");
+    member.write_all(&[0x81, 0x82, 0, 0, 0, 0, b'h', b'i']).expect("sent");
     let mut heard = Vec::new();
     while !heard.ends_with(b"\x81\x04pong") {
         heard.push(read_exactly(&mut member, 1)[0]);

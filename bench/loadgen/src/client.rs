@@ -48,13 +48,7 @@ fn begin(fd: RawFd, server: SocketAddrV4, source: Ipv4Addr) -> io::Result<()> {
     sys::bind(fd, SocketAddrV4::new(source, 0))?;
     let raw = sys::socket_address(server);
     // SAFETY: `raw` lives through the call and its size is given
-    let result = unsafe {
-        libc::connect(
-            fd,
-            (&raw const raw).cast(),
-            size_of_val(&raw) as libc::socklen_t,
-        )
-    };
+    let result = unsafe { libc::connect(fd, (&raw const raw).cast(), size_of_val(&raw) as libc::socklen_t) };
     match sys::check(result) {
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
         _ => Ok(()),
@@ -69,10 +63,7 @@ fn source(number: u32) -> Ipv4Addr {
 
 /// Closes with a reset, as a network that breaks would.
 pub fn cut(fd: RawFd) {
-    let linger = libc::linger {
-        l_onoff: 1,
-        l_linger: 0,
-    };
+    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
     // SAFETY: `linger` lives through the call and its size is given
     unsafe {
         libc::setsockopt(
@@ -89,25 +80,14 @@ pub fn cut(fd: RawFd) {
 /// Length of a whole, correct 101 answer at the start of `bytes`; `Ok(None)` while it is incomplete, else why it is none.
 pub fn upgraded(bytes: &[u8]) -> Result<Option<usize>, String> {
     let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else {
-        return if bytes.len() > ANSWER_BYTES_MAX {
-            Err("answer_too_long".to_owned())
-        } else {
-            Ok(None)
-        };
+        return if bytes.len() > ANSWER_BYTES_MAX { Err("answer_too_long".to_owned()) } else { Ok(None) };
     };
     let head = &bytes[..end];
     if !head.starts_with(b"HTTP/1.1 101") {
-        return Err(format!(
-            "status_{}",
-            String::from_utf8_lossy(head.get(9..12).unwrap_or(b"none"))
-        ));
+        return Err(format!("status_{}", String::from_utf8_lossy(head.get(9..12).unwrap_or(b"none"))));
     }
     let accepted = head.windows(ACCEPT.len()).any(|window| window == ACCEPT);
-    if accepted {
-        Ok(Some(end + 4))
-    } else {
-        Err("wrong_accept".to_owned())
-    }
+    if accepted { Ok(Some(end + 4)) } else { Err("wrong_accept".to_owned()) }
 }
 
 const ANSWER_BYTES_MAX: usize = 16 * 1024;
@@ -126,16 +106,11 @@ mod tests {
 
     #[test]
     fn only_a_101_with_the_right_accept_is_an_upgrade() {
-        let good = b"HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n\x81\x00";
+        let good =
+            b"HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n\x81\x00";
         assert_eq!(upgraded(good), Ok(Some(good.len() - 2)));
         assert_eq!(upgraded(&good[..30]), Ok(None));
-        assert_eq!(
-            upgraded(b"HTTP/1.1 503 No\r\n\r\n"),
-            Err("status_503".to_owned())
-        );
-        assert_eq!(
-            upgraded(b"HTTP/1.1 101 Ok\r\n\r\n"),
-            Err("wrong_accept".to_owned())
-        );
+        assert_eq!(upgraded(b"HTTP/1.1 503 No\r\n\r\n"), Err("status_503".to_owned()));
+        assert_eq!(upgraded(b"HTTP/1.1 101 Ok\r\n\r\n"), Err("wrong_accept".to_owned()));
     }
 }

@@ -23,12 +23,7 @@ const WAIT_STEP: Duration = Duration::from_micros(500);
 const SATURATED: f64 = 0.9;
 
 pub fn serve(crowd: &Crowd, server_pid: i32) -> io::Result<()> {
-    let mut control = Control {
-        crowd,
-        server_pid,
-        next_client: 0,
-        since: Usage::default(),
-    };
+    let mut control = Control { crowd, server_pid, next_client: 0, since: Usage::default() };
     control.since = control.usage();
     let mut answers = io::stdout();
     for line in io::stdin().lines() {
@@ -70,18 +65,11 @@ impl Control<'_> {
                 Some(())
             }
             ("send", Some(times), Some(text)) => times.parse().ok().map(|times| {
-                self.order(|_| What::Send {
-                    text: text.to_owned(),
-                    times,
-                });
+                self.order(|_| What::Send { text: text.to_owned(), times });
             }),
-            ("cut", Some(share), None) => share
-                .parse()
-                .ok()
-                .filter(|share| (0.0..=1.0).contains(share))
-                .map(|share| {
-                    self.order(|_| What::Cut { share });
-                }),
+            ("cut", Some(share), None) => share.parse().ok().filter(|share| (0.0..=1.0).contains(share)).map(|share| {
+                self.order(|_| What::Cut { share });
+            }),
             ("close", None, None) => {
                 self.order(|_| What::Close);
                 Some(())
@@ -113,10 +101,7 @@ impl Control<'_> {
     fn order(&self, what: impl Fn(u32) -> What) {
         let (done, taken) = channel();
         for (thread, (mailbox, _)) in (0..).zip(self.crowd) {
-            mailbox.put(Order {
-                what: what(thread),
-                done: done.clone(),
-            });
+            mailbox.put(Order { what: what(thread), done: done.clone() });
         }
         drop(done);
         while taken.recv().is_ok() {}
@@ -124,14 +109,8 @@ impl Control<'_> {
 
     /// Waits for a count, but not longer than `seconds`; opening also ends when nothing is under way any more.
     fn wait(&self, what: &str, rest: &str) -> String {
-        let numbers: Vec<f64> = rest
-            .split(' ')
-            .filter_map(|word| word.parse().ok())
-            .collect();
-        let (&[count, seconds], true) = (
-            numbers.as_slice(),
-            ["open", "received", "other"].contains(&what),
-        ) else {
+        let numbers: Vec<f64> = rest.split(' ').filter_map(|word| word.parse().ok()).collect();
+        let (&[count, seconds], true) = (numbers.as_slice(), ["open", "received", "other"].contains(&what)) else {
             return USAGE.to_owned();
         };
         let deadline = Instant::now() + Duration::from_secs_f64(seconds.clamp(0.0, 3_600.0));
@@ -170,12 +149,8 @@ impl Control<'_> {
         let now = self.usage();
         let wall = (now.wall - self.since.wall).max(1) as f64;
         let cores = |now: u64, then: u64| now.saturating_sub(then) as f64 / wall;
-        let busiest = now
-            .threads
-            .iter()
-            .zip(&self.since.threads)
-            .map(|(now, then)| cores(*now, *then))
-            .fold(0.0, f64::max);
+        let busiest =
+            now.threads.iter().zip(&self.since.threads).map(|(now, then)| cores(*now, *then)).fold(0.0, f64::max);
         let own = cores(now.process, self.since.process);
         let machine = machine_cores();
         let full = machine - cores(now.idle, self.since.idle) >= SATURATED * machine;
@@ -187,9 +162,7 @@ impl Control<'_> {
         if self.server_pid > 0 {
             let server = cores(now.server, self.since.server);
             let bound = is_generator_bound(busiest, server, full);
-            fields.push(format!(
-                r#""server_cores":{server:.3},"generator_bound":{bound}"#
-            ));
+            fields.push(format!(r#""server_cores":{server:.3},"generator_bound":{bound}"#));
         }
         fields
     }
@@ -200,11 +173,7 @@ impl Control<'_> {
             wall: sys::now_ns(),
             threads: self.crowd.iter().map(|(_, stats)| clock(stats)).collect(),
             process: sys::clock_ns(libc::CLOCK_PROCESS_CPUTIME_ID),
-            server: if self.server_pid > 0 {
-                sys::clock_ns(process_clock(self.server_pid))
-            } else {
-                0
-            },
+            server: if self.server_pid > 0 { sys::clock_ns(process_clock(self.server_pid)) } else { 0 },
             idle: idle_ns(),
         }
     }
@@ -224,11 +193,7 @@ fn machine_cores() -> f64 {
 /// The time all cores have been idle since the machine started, as /proc/stat has it (in ticks of 10 ms); 0 if it can't be read.
 fn idle_ns() -> u64 {
     let text = std::fs::read_to_string("/proc/stat").unwrap_or_default();
-    let ticks = |column: usize| {
-        text.split_ascii_whitespace()
-            .nth(column)
-            .and_then(|word| word.parse::<u64>().ok())
-    };
+    let ticks = |column: usize| text.split_ascii_whitespace().nth(column).and_then(|word| word.parse::<u64>().ok());
     (ticks(IDLE_COLUMN).unwrap_or(0) + ticks(IDLE_COLUMN + 1).unwrap_or(0)) * NANOSECONDS_PER_TICK
 }
 

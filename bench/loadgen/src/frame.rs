@@ -36,12 +36,8 @@ pub fn next(bytes: &[u8]) -> Result<Option<(Frame<'_>, usize)>, &'static str> {
 
 fn lengths(bytes: &[u8]) -> Result<Option<(usize, usize)>, &'static str> {
     let lengths = match bytes[1] {
-        126 => bytes
-            .get(2..4)
-            .map(|length| (4, u64::from(u16::from_be_bytes([length[0], length[1]])))),
-        127 => bytes
-            .get(2..10)
-            .map(|length| (10, u64::from_be_bytes(length.try_into().unwrap_or([0; 8])))),
+        126 => bytes.get(2..4).map(|length| (4, u64::from(u16::from_be_bytes([length[0], length[1]])))),
+        127 => bytes.get(2..10).map(|length| (10, u64::from_be_bytes(length.try_into().unwrap_or([0; 8])))),
         short => Some((2, u64::from(short))),
     };
     match lengths {
@@ -56,11 +52,7 @@ pub const PAYLOAD_BYTES_MAX: u64 = 128 * 1024;
 fn frame(opcode: u8, payload: &[u8]) -> Result<Frame<'_>, &'static str> {
     match opcode {
         1 | 2 => Ok(Frame::Message(payload)),
-        8 => {
-            Ok(Frame::Close(payload.get(..2).map_or(1005, |code| {
-                u16::from_be_bytes([code[0], code[1]])
-            })))
-        }
+        8 => Ok(Frame::Close(payload.get(..2).map_or(1005, |code| u16::from_be_bytes([code[0], code[1]])))),
         9 if payload.len() <= 125 => Ok(Frame::Ping(payload)),
         10 => Ok(Frame::Pong),
         _ => Err("opcode"),
@@ -86,12 +78,7 @@ pub fn client(opcode: u8, payload: &[u8]) -> Vec<u8> {
         }
     }
     frame.extend_from_slice(&MASK);
-    frame.extend(
-        payload
-            .iter()
-            .zip(MASK.iter().cycle())
-            .map(|(byte, mask)| byte ^ mask),
-    );
+    frame.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask));
     frame
 }
 
@@ -114,9 +101,8 @@ fn leading_number(bytes: &[u8]) -> Option<(u64, &[u8])> {
     if digits == 0 || digits > 19 {
         return None;
     }
-    let value = bytes[..digits].iter().fold(0u64, |value, byte| {
-        value.wrapping_mul(10).wrapping_add(u64::from(byte - b'0'))
-    });
+    let value =
+        bytes[..digits].iter().fold(0u64, |value, byte| value.wrapping_mul(10).wrapping_add(u64::from(byte - b'0')));
     Some((value, &bytes[digits..]))
 }
 
@@ -139,10 +125,7 @@ mod tests {
         assert_eq!(next(b"\xc1\x00"), Err("reserved_bits"));
         assert_eq!(next(b"\x01\x00"), Err("fragmented"));
         assert_eq!(next(b"\x83\x00"), Err("opcode"));
-        assert_eq!(
-            next(b"\x82\x7f\xff\xff\xff\xff\xff\xff\xff\xff"),
-            Err("too_long")
-        );
+        assert_eq!(next(b"\x82\x7f\xff\xff\xff\xff\xff\xff\xff\xff"), Err("too_long"));
     }
 
     #[test]
@@ -156,14 +139,8 @@ mod tests {
     #[test]
     fn a_client_frame_is_masked_and_comes_back_unmasked() {
         let frame = client(PONG, b"hello");
-        let plain: Vec<u8> = frame[6..]
-            .iter()
-            .zip(frame[2..6].iter().cycle())
-            .map(|(byte, mask)| byte ^ mask)
-            .collect();
-        assert_eq!(
-            (frame[0], frame[1], plain.as_slice()),
-            (0x8a, 0x85, b"hello".as_slice())
-        );
+        let plain: Vec<u8> =
+            frame[6..].iter().zip(frame[2..6].iter().cycle()).map(|(byte, mask)| byte ^ mask).collect();
+        assert_eq!((frame[0], frame[1], plain.as_slice()), (0x8a, 0x85, b"hello".as_slice()));
     }
 }

@@ -15,9 +15,7 @@ pub struct Histogram {
 
 impl Default for Histogram {
     fn default() -> Self {
-        Self {
-            counts: (0..BUCKETS).map(|_| AtomicU64::new(0)).collect(),
-        }
+        Self { counts: (0..BUCKETS).map(|_| AtomicU64::new(0)).collect() }
     }
 }
 
@@ -37,14 +35,8 @@ impl Histogram {
 
 /// The values below which each of `shares` of all recorded values lie, in nanoseconds (the upper edge of the bucket).
 pub fn quantiles<const N: usize>(histograms: &[&Histogram], shares: [f64; N]) -> [u64; N] {
-    let sums: Vec<u64> = (0..BUCKETS)
-        .map(|index| {
-            histograms
-                .iter()
-                .map(|one| one.counts[index].load(Relaxed))
-                .sum()
-        })
-        .collect();
+    let sums: Vec<u64> =
+        (0..BUCKETS).map(|index| histograms.iter().map(|one| one.counts[index].load(Relaxed)).sum()).collect();
     let total: u64 = sums.iter().sum();
     shares.map(|share| {
         let wanted = (total as f64 * share).ceil() as u64;
@@ -84,10 +76,7 @@ mod tests {
         for power in 0..60 {
             for value in [1u64 << power, (1u64 << power) + 1, 3u64 << power] {
                 let edge = upper_edge(bucket(value));
-                assert!(
-                    edge >= value && edge as f64 <= value as f64 * 1.04,
-                    "{value} -> {edge}"
-                );
+                assert!(edge >= value && edge as f64 <= value as f64 * 1.04, "{value} -> {edge}");
             }
         }
     }

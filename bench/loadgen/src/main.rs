@@ -29,17 +29,8 @@ use sys::Mailbox;
 use target::Target;
 use worker::Worker;
 
-const OPTIONS: [&str; 9] = [
-    "url",
-    "tokens",
-    "threads",
-    "sources",
-    "in-flight",
-    "timeout-ms",
-    "welcome",
-    "server-pid",
-    "seconds-max",
-];
+const OPTIONS: [&str; 9] =
+    ["url", "tokens", "threads", "sources", "in-flight", "timeout-ms", "welcome", "server-pid", "seconds-max"];
 
 /// Longer than any benchmark; a forgotten crowd must not live on.
 const SECONDS_MAX: u32 = 1_800;
@@ -68,9 +59,7 @@ fn run() -> Result<(), String> {
     let threads: usize = options.number("threads", 1)?;
     let setup = Arc::new(Setup {
         target: Target::parse(
-            options
-                .text("url")
-                .ok_or("--url ws://ADDRESS:PORT/PATH?QUERY is needed")?,
+            options.text("url").ok_or("--url ws://ADDRESS:PORT/PATH?QUERY is needed")?,
             options.text("tokens"),
         )?,
         sources: options.number("sources", SOURCES)?.max(1),
@@ -81,36 +70,22 @@ fn run() -> Result<(), String> {
     let mut crowd = Vec::new();
     let (ready, started) = channel();
     for _ in 0..threads {
-        let mailbox = Mailbox::new()
-            .map(Arc::new)
-            .map_err(|error| format!("no eventfd: {error}"))?;
+        let mailbox = Mailbox::new().map(Arc::new).map_err(|error| format!("no eventfd: {error}"))?;
         crowd.push((mailbox, Arc::new(Stats::default())));
     }
     for (mailbox, stats) in &crowd {
-        let (setup, mailbox, stats, ready) = (
-            Arc::clone(&setup),
-            Arc::clone(mailbox),
-            Arc::clone(stats),
-            ready.clone(),
-        );
+        let (setup, mailbox, stats, ready) =
+            (Arc::clone(&setup), Arc::clone(mailbox), Arc::clone(stats), ready.clone());
         thread::spawn(move || run_worker(setup, mailbox, stats, &ready));
     }
     drop(ready);
     for _ in 0..threads {
-        started
-            .recv()
-            .map_err(|_| "a thread could not start".to_owned())?;
+        started.recv().map_err(|_| "a thread could not start".to_owned())?;
     }
-    control::serve(&crowd, options.number("server-pid", 0)?)
-        .map_err(|error| format!("stdin or stdout: {error}"))
+    control::serve(&crowd, options.number("server-pid", 0)?).map_err(|error| format!("stdin or stdout: {error}"))
 }
 
-fn run_worker(
-    setup: Arc<Setup>,
-    mailbox: Arc<Mailbox<Order>>,
-    stats: Arc<Stats>,
-    ready: &std::sync::mpsc::Sender<()>,
-) {
+fn run_worker(setup: Arc<Setup>, mailbox: Arc<Mailbox<Order>>, stats: Arc<Stats>, ready: &std::sync::mpsc::Sender<()>) {
     let result = Worker::open(setup, mailbox, stats).and_then(|worker| {
         let _ = ready.send(());
         worker.run()

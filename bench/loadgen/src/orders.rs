@@ -68,13 +68,7 @@ mod tests {
 
     #[test]
     fn at_a_rate_only_as_many_are_due_as_the_time_allows() {
-        let opening = Opening {
-            left: 100,
-            begun: 3,
-            per_second: 10.0,
-            since_ns: 5,
-            ..Opening::default()
-        };
+        let opening = Opening { left: 100, begun: 3, per_second: 10.0, since_ns: 5, ..Opening::default() };
         assert_eq!(opening.due(5 + 1_000_000_000), 7);
         assert_eq!(opening.due(5), 0);
         assert_eq!(opening.due(5 + 60_000_000_000), 100);

@@ -58,12 +58,7 @@ impl Counter {
 impl Stats {
     /// Counts a connection that could not be opened, or that ended without our doing, by reason.
     pub fn fail(&self, reason: String) {
-        *self
-            .failures
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .entry(reason)
-            .or_insert(0) += 1;
+        *self.failures.lock().unwrap_or_else(PoisonError::into_inner).entry(reason).or_insert(0) += 1;
     }
 
     /// Forgets what was measured; what is open stays.
@@ -85,10 +80,7 @@ impl Stats {
         counters.iter().for_each(|counter| counter.set(0));
         self.handshake.reset();
         self.latency.reset();
-        self.failures
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// `stamp` is when the message was made, `now` when it was read, both in nanoseconds.
@@ -112,17 +104,8 @@ pub fn fields(all: &[&Stats]) -> Vec<String> {
     let handshakes: Vec<&Histogram> = all.iter().map(|stats| &stats.handshake).collect();
     let [p50, p90, p99, p999, max] = quantiles(&latencies, [0.5, 0.9, 0.99, 0.999, 1.0]);
     let [handshake_p50, handshake_p99, handshake_max] = quantiles(&handshakes, [0.5, 0.99, 1.0]);
-    let first_sent = all
-        .iter()
-        .map(|stats| stats.first_sent_ns.get())
-        .filter(|stamp| *stamp > 0)
-        .min();
-    let latest = |field: fn(&Stats) -> &Counter| {
-        all.iter()
-            .map(|stats| field(stats).get())
-            .max()
-            .unwrap_or(0)
-    };
+    let first_sent = all.iter().map(|stats| stats.first_sent_ns.get()).filter(|stamp| *stamp > 0).min();
+    let latest = |field: fn(&Stats) -> &Counter| all.iter().map(|stats| field(stats).get()).max().unwrap_or(0);
     let numbers = [
         ("open", sum(all, |stats| &stats.open)),
         ("opened", sum(all, |stats| &stats.opened)),
@@ -148,10 +131,7 @@ pub fn fields(all: &[&Stats]) -> Vec<String> {
         ("handshake_p99_ns", handshake_p99),
         ("handshake_max_ns", handshake_max),
     ];
-    let mut fields: Vec<String> = numbers
-        .iter()
-        .map(|(name, value)| format!(r#""{name}":{value}"#))
-        .collect();
+    let mut fields: Vec<String> = numbers.iter().map(|(name, value)| format!(r#""{name}":{value}"#)).collect();
     fields.push(format!(r#""failed":{{{}}}"#, failures(all)));
     fields
 }
@@ -159,17 +139,10 @@ pub fn fields(all: &[&Stats]) -> Vec<String> {
 fn failures(all: &[&Stats]) -> String {
     let mut sums: BTreeMap<String, u64> = BTreeMap::new();
     for stats in all {
-        for (reason, count) in &*stats
-            .failures
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-        {
+        for (reason, count) in &*stats.failures.lock().unwrap_or_else(PoisonError::into_inner) {
             *sums.entry(reason.clone()).or_insert(0) += count;
         }
     }
-    let pairs: Vec<String> = sums
-        .iter()
-        .map(|(reason, count)| format!(r#""{reason}":{count}"#))
-        .collect();
+    let pairs: Vec<String> = sums.iter().map(|(reason, count)| format!(r#""{reason}":{count}"#)).collect();
     pairs.join(",")
 }

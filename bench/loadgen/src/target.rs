@@ -37,18 +37,10 @@ impl Target {
         };
         let path = pieces(&format!("/{path}"))?;
         if path.contains(&Piece::Token) && tokens.is_empty() {
-            return Err(
-                "the URL has {token}: name a file with --tokens, one token a line".to_owned(),
-            );
+            return Err("the URL has {token}: name a file with --tokens, one token a line".to_owned());
         }
-        let address = address
-            .parse()
-            .map_err(|_| format!("{address}: an IPv4 address and port are needed"))?;
-        Ok(Self {
-            address,
-            path,
-            tokens,
-        })
+        let address = address.parse().map_err(|_| format!("{address}: an IPv4 address and port are needed"))?;
+        Ok(Self { address, path, tokens })
     }
 
     pub fn request(&self, index: u32) -> Vec<u8> {
@@ -60,7 +52,9 @@ impl Target {
         request.push_str(" HTTP/1.1\r\nHost: ");
         let host = write!(request, "{address}");
         debug_assert!(host.is_ok(), "writing to a String cannot fail");
-        request.push_str("\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: ");
+        request.push_str(
+            "\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: ",
+        );
         request.push_str(KEY);
         request.push_str("\r\n\r\n");
         request.into_bytes()
@@ -112,13 +106,9 @@ mod tests {
 
     #[test]
     fn client_numbers_are_filled_in() {
-        let target =
-            Target::parse("ws://127.0.0.1:80/ws?u={i}&r={i%10}&b={i/10}", None).expect("valid");
+        let target = Target::parse("ws://127.0.0.1:80/ws?u={i}&r={i%10}&b={i/10}", None).expect("valid");
         let request = String::from_utf8(target.request(37)).expect("text");
-        assert!(
-            request.starts_with("GET /ws?u=37&r=7&b=3 HTTP/1.1\r\nHost: 127.0.0.1:80\r\n"),
-            "{request}"
-        );
+        assert!(request.starts_with("GET /ws?u=37&r=7&b=3 HTTP/1.1\r\nHost: 127.0.0.1:80\r\n"), "{request}");
     }
 
     #[test]

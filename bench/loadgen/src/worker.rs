@@ -35,11 +35,7 @@ const DEADLINE_STEP_MS: i32 = 100;
 
 impl Worker {
     /// Must be called on the thread that will `run` it: descriptors belong to the thread.
-    pub fn open(
-        setup: Arc<Setup>,
-        mailbox: Arc<Mailbox<Order>>,
-        stats: Arc<Stats>,
-    ) -> io::Result<Self> {
+    pub fn open(setup: Arc<Setup>, mailbox: Arc<Mailbox<Order>>, stats: Arc<Stats>) -> io::Result<Self> {
         sys::keep_only(mailbox.wake)?;
         let epoll = Epoll::new()?;
         epoll.add(mailbox.wake, sys::LEVEL_EVENTS)?;
@@ -96,21 +92,9 @@ impl Worker {
     fn take_orders(&mut self) {
         for order in self.mailbox.take() {
             match order.what {
-                What::Open {
-                    first,
-                    stride,
-                    count,
-                    per_second,
-                } => {
+                What::Open { first, stride, count, per_second } => {
                     let since_ns = sys::now_ns();
-                    self.opening = Opening {
-                        next: first,
-                        stride,
-                        left: count,
-                        begun: 0,
-                        per_second,
-                        since_ns,
-                    };
+                    self.opening = Opening { next: first, stride, left: count, begun: 0, per_second, since_ns };
                     self.stats.waiting.set(u64::from(count));
                 }
                 What::Reset => self.reset(),
@@ -128,11 +112,7 @@ impl Worker {
     }
 
     fn open_some(&mut self) {
-        let due = if self.opening.left == 0 {
-            0
-        } else {
-            self.opening.due(sys::now_ns())
-        };
+        let due = if self.opening.left == 0 { 0 } else { self.opening.due(sys::now_ns()) };
         for _ in 0..due {
             if !self.has_room() {
                 return;
@@ -155,14 +135,8 @@ impl Worker {
             self.clients.resize_with(slot + 1, Client::default);
         }
         let since_ns = sys::now_ns();
-        self.clients[slot] = Client {
-            index,
-            since_ns,
-            state: State::Connecting,
-            ..Client::default()
-        };
-        self.deadlines
-            .push_back((since_ns + self.setup.timeout_ns, fd, index));
+        self.clients[slot] = Client { index, since_ns, state: State::Connecting, ..Client::default() };
+        self.deadlines.push_back((since_ns + self.setup.timeout_ns, fd, index));
         self.stats.in_flight.add(1);
         self.epoll.add(fd, sys::CONNECTION_EVENTS)?;
         Ok(())
@@ -172,9 +146,7 @@ impl Worker {
         if self.clients[fd as usize].state == State::Connecting && events & libc::EPOLLOUT != 0 {
             let request = self.setup.target.request(self.clients[fd as usize].index);
             match sys::send(fd, &request) {
-                Ok(Some(count)) if count == request.len() => {
-                    self.clients[fd as usize].state = State::Upgrading
-                }
+                Ok(Some(count)) if count == request.len() => self.clients[fd as usize].state = State::Upgrading,
                 Ok(_) => return self.fail(fd, "request_cut".to_owned()),
                 Err(error) => return self.fail(fd, format!("connect_{}", name(&error))),
             }
@@ -239,9 +211,7 @@ impl Worker {
         }
         let now = sys::now_ns();
         self.stats.bytes.add((bytes.len() - used) as u64);
-        while let Some((frame, length)) =
-            frame::next(&bytes[used..]).map_err(|what| format!("frame_{what}"))?
-        {
+        while let Some((frame, length)) = frame::next(&bytes[used..]).map_err(|what| format!("frame_{what}"))? {
             used += length;
             self.take_frame(fd, &frame, now)?;
         }
@@ -263,10 +233,7 @@ impl Worker {
             }
             Frame::Ping(payload) => {
                 self.stats.pings.add(1);
-                if !matches!(
-                    sys::send(fd, &frame::client(frame::PONG, payload)),
-                    Ok(Some(_))
-                ) {
+                if !matches!(sys::send(fd, &frame::client(frame::PONG, payload)), Ok(Some(_))) {
                     self.stats.sends_blocked.add(1);
                 }
             }
@@ -327,9 +294,7 @@ impl Worker {
         match std::mem::take(&mut self.clients[fd as usize]).state {
             State::Free => return false,
             State::Open => self.stats.open.subtract(1),
-            State::Connecting | State::Upgrading | State::Greeted => {
-                self.stats.in_flight.subtract(1)
-            }
+            State::Connecting | State::Upgrading | State::Greeted => self.stats.in_flight.subtract(1),
         }
         true
     }

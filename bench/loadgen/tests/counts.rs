@@ -13,12 +13,7 @@ struct Crowd {
 impl Crowd {
     fn start(port: u16, options: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_tidegate-loadgen"))
-            .args([
-                "--seconds-max",
-                "30",
-                "--url",
-                &format!("ws://127.0.0.1:{port}/ws?u={{i}}"),
-            ])
+            .args(["--seconds-max", "30", "--url", &format!("ws://127.0.0.1:{port}/ws?u={{i}}")])
             .args(options)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -26,11 +21,7 @@ impl Crowd {
             .expect("the program starts");
         let commands = child.stdin.take().expect("a pipe");
         let answers = BufReader::new(child.stdout.take().expect("a pipe")).lines();
-        Self {
-            child,
-            commands,
-            answers,
-        }
+        Self { child, commands, answers }
     }
 
     fn ask(&mut self, command: &str) -> String {
@@ -59,9 +50,7 @@ fn accept(listener: &TcpListener) -> TcpStream {
 
 fn upgrade(listener: &TcpListener) -> TcpStream {
     let mut stream = accept(listener);
-    stream
-        .write_all(b"HTTP/1.1 101 Ok\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n")
-        .expect("sent");
+    stream.write_all(b"HTTP/1.1 101 Ok\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n").expect("sent");
     stream
 }
 
@@ -88,31 +77,14 @@ fn gaps_repeats_and_cut_frames_are_told_apart() {
     let mut crowd = Crowd::start(port, &[]);
     crowd.ask("open 1");
     let mut client = upgrade(&listener);
-    assert_has(
-        &crowd.ask("wait open 1 10"),
-        &["\"open\":1", "\"reached\":true"],
-    );
-    let frames = [
-        numbered(1),
-        numbered(4),
-        numbered(4),
-        b"\x81\x02{}".to_vec(),
-    ]
-    .concat();
+    assert_has(&crowd.ask("wait open 1 10"), &["\"open\":1", "\"reached\":true"]);
+    let frames = [numbered(1), numbered(4), numbered(4), b"\x81\x02{}".to_vec()].concat();
     let (begin, end) = frames.split_at(frames.len() - 3);
     client.write_all(begin).expect("sent");
     assert_has(&crowd.ask("wait received 3 10"), &["\"reached\":true"]);
     client.write_all(end).expect("sent");
     let answer = crowd.ask("wait other 1 10");
-    assert_has(
-        &answer,
-        &[
-            "\"received\":3",
-            "\"missing\":2",
-            "\"out_of_order\":1",
-            "\"other\":1",
-        ],
-    );
+    assert_has(&answer, &["\"received\":3", "\"missing\":2", "\"out_of_order\":1", "\"other\":1"]);
     assert_has(&answer, &[&format!("\"bytes\":{}", frames.len())]);
 }
 
@@ -121,29 +93,15 @@ fn each_way_to_fail_has_its_reason() {
     let (listener, port) = listen();
     let mut crowd = Crowd::start(port, &["--in-flight", "1"]);
     crowd.ask("open 4");
-    accept(&listener)
-        .write_all(b"HTTP/1.1 503 Full\r\n\r\n")
-        .expect("sent");
-    accept(&listener)
-        .write_all(b"HTTP/1.1 101 Ok\r\nSec-WebSocket-Accept: none\r\n\r\n")
-        .expect("sent");
-    upgrade(&listener)
-        .write_all(b"\x88\x02\x03\xf5")
-        .expect("sent");
+    accept(&listener).write_all(b"HTTP/1.1 503 Full\r\n\r\n").expect("sent");
+    accept(&listener).write_all(b"HTTP/1.1 101 Ok\r\nSec-WebSocket-Accept: none\r\n\r\n").expect("sent");
+    upgrade(&listener).write_all(b"\x88\x02\x03\xf5").expect("sent");
     upgrade(&listener).write_all(b"\x01\x00").expect("sent");
     let mut answer = crowd.ask("wait open 4 10");
     while !(answer.contains("closed_1013") && answer.contains("frame_fragmented")) {
         answer = crowd.ask("stats");
     }
-    assert_has(
-        &answer,
-        &[
-            "\"status_503\":1",
-            "\"wrong_accept\":1",
-            "\"closed_1013\":1",
-            "\"frame_fragmented\":1",
-        ],
-    );
+    assert_has(&answer, &["\"status_503\":1", "\"wrong_accept\":1", "\"closed_1013\":1", "\"frame_fragmented\":1"]);
     assert_has(&answer, &["\"open\":0", "\"opened\":2"]);
 }
 
@@ -153,10 +111,7 @@ fn a_handshake_that_nobody_answers_ends_by_its_deadline() {
     let mut crowd = Crowd::start(port, &["--timeout-ms", "50"]);
     crowd.ask("open 1");
     let _silent = accept(&listener);
-    assert_has(
-        &crowd.ask("wait open 1 10"),
-        &["\"reached\":false", "\"handshake_timeout\":1"],
-    );
+    assert_has(&crowd.ask("wait open 1 10"), &["\"reached\":false", "\"handshake_timeout\":1"]);
 }
 
 #[test]
@@ -173,17 +128,11 @@ fn pings_are_answered_and_texts_are_sent_masked() {
     crowd.ask("send 1 {i}!");
     let mut text = [0; 8];
     client.read_exact(&mut text).expect("a text");
-    assert_eq!(
-        (text[0], text[1], text[6] ^ text[2], text[7] ^ text[3]),
-        (0x81, 0x82, b'0', b'!')
-    );
+    assert_eq!((text[0], text[1], text[6] ^ text[2], text[7] ^ text[3]), (0x81, 0x82, b'0', b'!'));
 }
 
 #[test]
 fn a_wrong_command_is_answered_with_the_right_ones() {
     let (_listener, port) = listen();
-    assert_has(
-        &Crowd::start(port, &[]).ask("opne 5"),
-        &["\"error\":", "open N"],
-    );
+    assert_has(&Crowd::start(port, &[]).ask("opne 5"), &["\"error\":", "open N"]);
 }

@@ -25,18 +25,11 @@ pub fn upgrade(data: &[u8]) {
         return;
     };
     proxied(data);
-    let settings = Settings {
-        compression: true,
-        ..Settings::default()
-    };
+    let settings = Settings { compression: true, ..Settings::default() };
     let whole = find_head_end(data, &mut 0);
     let mut scanned = 0;
-    let cuts = (1..data.len())
-        .step_by(usize::from(step) + 1)
-        .chain([data.len()]);
-    let first = cuts
-        .filter_map(|cut| find_head_end(&data[..cut], &mut scanned))
-        .next();
+    let cuts = (1..data.len()).step_by(usize::from(step) + 1).chain([data.len()]);
+    let first = cuts.filter_map(|cut| find_head_end(&data[..cut], &mut scanned)).next();
     if data.first().is_some_and(u8::is_ascii_alphabetic) {
         assert_eq!(first, whole, "the end of a head depends on how it was cut");
     }
@@ -76,16 +69,9 @@ pub fn frame(data: &[u8]) {
     let Some((&choice, data)) = data.split_first() else {
         return;
     };
-    let limits = Limits {
-        message_bytes_max: 1000,
-        fragments_max: 6,
-        deflate: choice & 1 != 0,
-    };
+    let limits = Limits { message_bytes_max: 1000, fragments_max: 6, deflate: choice & 1 != 0 };
     let step = usize::from(choice >> 1) + 1;
-    assert_eq!(
-        read(data, data.len().max(1), &limits),
-        read(data, step, &limits)
-    );
+    assert_eq!(read(data, data.len().max(1), &limits), read(data, step, &limits));
 }
 
 /// What was delivered, each message by its kind and bytes, and how it ended.
@@ -100,13 +86,7 @@ fn read(data: &[u8], step: usize, limits: &Limits) -> (Vec<(u8, Vec<u8>)>, Resul
             got.push(owned(incoming, limits));
             ControlFlow::Continue(())
         };
-        match feed(
-            &mut partial,
-            &mut piece.to_vec(),
-            limits,
-            &mut inflater,
-            sink,
-        ) {
+        match feed(&mut partial, &mut piece.to_vec(), limits, &mut inflater, sink) {
             Ok(used) => assert!(closed || used == piece.len()),
             Err(violation) => return (got, Err(violation)),
         }
@@ -114,10 +94,7 @@ fn read(data: &[u8], step: usize, limits: &Limits) -> (Vec<(u8, Vec<u8>)>, Resul
             break;
         }
         let held = partial.as_ref().map_or(0, |partial| partial.held_bytes());
-        assert!(
-            held <= 512 + 2 * (limits.message_bytes_max + 1000),
-            "{held} bytes held"
-        );
+        assert!(held <= 512 + 2 * (limits.message_bytes_max + 1000), "{held} bytes held");
     }
     (got, Ok(()))
 }
@@ -160,11 +137,7 @@ pub fn deflate(data: &[u8]) {
         };
         let payload = &out[size..];
         let compressed = out[0] & 0x40 != 0;
-        let message = if compressed {
-            inflater.inflate(payload, data.len())
-        } else {
-            Ok(payload)
-        };
+        let message = if compressed { inflater.inflate(payload, data.len()) } else { Ok(payload) };
         assert!(message == Ok(data), "{encoding:?} gave back something else");
     }
 }
@@ -177,19 +150,13 @@ mod tests {
 
     /// Runs `target` on its seeds, whole and with bytes changed, cut out and doubled.
     fn run_on_seeds(name: &str, rounds: usize, target: fn(&[u8])) {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("seeds")
-            .join(name);
-        let seeds: Vec<_> = fs::read_dir(folder)
-            .unwrap()
-            .map(|entry| fs::read(entry.unwrap().path()).unwrap())
-            .collect();
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds").join(name);
+        let seeds: Vec<_> =
+            fs::read_dir(folder).unwrap().map(|entry| fs::read(entry.unwrap().path()).unwrap()).collect();
         assert!(!seeds.is_empty());
         let mut random = 0x5eed_u64;
         let mut below = |bound: usize| {
-            random = random
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             (random >> 33) as usize % bound
         };
         for round in 0..rounds {

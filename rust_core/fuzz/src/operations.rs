@@ -11,13 +11,11 @@ use std::{
 };
 
 use tidegate_hub::{
-    Command, ConnId, Effect, Event, Group, Hub, Keys, Payload, Sent, Settings, Wire,
-    settings::OutboxPolicy,
+    Command, ConnId, Effect, Event, Group, Hub, Keys, Payload, Sent, Settings, Wire, settings::OutboxPolicy,
 };
 
 const ROOMS: [&str; 4] = ["a", "b", "c", "d"];
-const REQUEST: &[u8] =
-    b"GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+const REQUEST: &[u8] = b"GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
     Sec-WebSocket-Extensions: permessage-deflate\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
     Sec-WebSocket-Version: 13\r\n\r\n";
 /// Rooms become bitmaps beyond 32 members.
@@ -35,10 +33,7 @@ impl Wire for Sockets {
         assert!(!self.full.contains(&conn), "a write to a full socket");
         let offered: usize = parts.iter().map(|part| part.len()).sum();
         assert!(offered > 0, "a write of nothing");
-        let takes = self
-            .takes
-            .get_mut(&conn)
-            .expect("a write to a socket that was shut");
+        let takes = self.takes.get_mut(&conn).expect("a write to a socket that was shut");
         if *takes == 13 {
             return Sent::Dead;
         }
@@ -67,15 +62,8 @@ pub fn hub(data: &[u8]) {
     };
     let keys = Keys::new(RandomState::new());
     let hub = Hub::new(1, Arc::new(settings(choice)), keys.clone());
-    let mut fuzz = Fuzz {
-        hub,
-        keys,
-        sockets: Sockets::default(),
-        conns: Vec::new(),
-        closed: BTreeSet::new(),
-        now: 0,
-        data,
-    };
+    let mut fuzz =
+        Fuzz { hub, keys, sockets: Sockets::default(), conns: Vec::new(), closed: BTreeSet::new(), now: 0, data };
     while let Some((what, argument)) = fuzz.take_two() {
         fuzz.step(what, argument);
         fuzz.collect();
@@ -93,11 +81,7 @@ fn settings(choice: u8) -> Settings {
         outbox_total_max: 1500,
         message_bytes_max: 500,
         message_burst: 50,
-        outbox_policy: if choice & 1 == 0 {
-            OutboxPolicy::Close
-        } else {
-            drop
-        },
+        outbox_policy: if choice & 1 == 0 { OutboxPolicy::Close } else { drop },
         compression: choice & 2 != 0,
         proxy_protocol: choice & 4 != 0,
         ..Settings::default()
@@ -118,9 +102,7 @@ impl Fuzz<'_> {
     }
 
     fn step(&mut self, what: u8, argument: u8) {
-        let conn = self
-            .conns
-            .get(usize::from(argument) % self.conns.len().max(1));
+        let conn = self.conns.get(usize::from(argument) % self.conns.len().max(1));
         let conn = conn.copied().unwrap_or(ConnId(u64::from(argument)));
         let room = ROOMS[usize::from(argument) % ROOMS.len()];
         match what % 20 {
@@ -136,46 +118,19 @@ impl Fuzz<'_> {
                 self.bytes(conn, frame(argument, &payload));
             }
             6 => self.admit(conn, argument),
-            7 => self.command(Command::Refuse {
-                conn,
-                status: 403,
-                body: Box::default(),
-                retry_after_s: None,
-            }),
-            8 => self.command(Command::Join {
-                conn,
-                room: ROOMS[usize::from(what / 20) % 4].into(),
-            }),
-            9 => self.command(Command::Leave {
-                conn,
-                room: ROOMS[usize::from(what / 20) % 4].into(),
-            }),
-            10 => self.command(Command::Send {
-                conn,
-                payload: payload(usize::from(what)),
-            }),
-            11 => self.command(Command::Close {
-                conn,
-                code: 900 + u16::from(what) * 2,
-                reason: "bye".into(),
-            }),
+            7 => self.command(Command::Refuse { conn, status: 403, body: Box::default(), retry_after_s: None }),
+            8 => self.command(Command::Join { conn, room: ROOMS[usize::from(what / 20) % 4].into() }),
+            9 => self.command(Command::Leave { conn, room: ROOMS[usize::from(what / 20) % 4].into() }),
+            10 => self.command(Command::Send { conn, payload: payload(usize::from(what)) }),
+            11 => self.command(Command::Close { conn, code: 900 + u16::from(what) * 2, reason: "bye".into() }),
             12 => self.hub.handle_eof(conn, self.now),
             13 => self.hub.handle_gone(conn, None, self.now),
             14 | 15 => self.publish(room, usize::from(what / 20) + 1, conn),
             16 => self.pass(u64::from(argument) * 100),
             17 => self.writable(conn, usize::from(what) * 3),
-            18 => drop(self.hub.drive_writes(
-                usize::from(argument % 16),
-                &mut self.sockets,
-                self.now,
-            )),
-            _ if what > 200 => self.command(Command::Drain {
-                within_ms: u64::from(argument) * 100,
-            }),
-            _ => self.command(Command::Session {
-                conn,
-                session: Box::default(),
-            }),
+            18 => drop(self.hub.drive_writes(usize::from(argument % 16), &mut self.sockets, self.now)),
+            _ if what > 200 => self.command(Command::Drain { within_ms: u64::from(argument) * 100 }),
+            _ => self.command(Command::Session { conn, session: Box::default() }),
         }
     }
 
@@ -184,15 +139,9 @@ impl Fuzz<'_> {
     }
 
     fn accept(&mut self) {
-        match self
-            .hub
-            .handle_accept(IpAddr::V4(Ipv4Addr::LOCALHOST), self.now)
-        {
+        match self.hub.handle_accept(IpAddr::V4(Ipv4Addr::LOCALHOST), self.now) {
             Some(conn) => {
-                assert!(
-                    self.sockets.takes.insert(conn, 10_000).is_none(),
-                    "an id used twice"
-                );
+                assert!(self.sockets.takes.insert(conn, 10_000).is_none(), "an id used twice");
                 self.conns.push(conn);
             }
             None => assert_eq!(self.sockets.takes.len(), SLOTS_MAX),
@@ -212,10 +161,7 @@ impl Fuzz<'_> {
     }
 
     fn admit(&mut self, conn: ConnId, argument: u8) {
-        let rooms = ROOMS
-            .iter()
-            .enumerate()
-            .filter(|(at, _)| argument & (1 << at) != 0);
+        let rooms = ROOMS.iter().enumerate().filter(|(at, _)| argument & (1 << at) != 0);
         let close = (argument > 250).then(|| (4000, "no".into()));
         self.command(Command::Admit {
             conn,
@@ -229,9 +175,7 @@ impl Fuzz<'_> {
     }
 
     fn publish(&mut self, room: &str, count: usize, excluded: ConnId) {
-        let messages = (0..count)
-            .map(|at| (payload(at * 20), (at % 3 == 1).then_some(excluded)))
-            .collect();
+        let messages = (0..count).map(|at| (payload(at * 20), (at % 3 == 1).then_some(excluded))).collect();
         let group = Group::encode(room.into(), self.keys.room(room), messages);
         self.hub.handle_publish(&Arc::new(group), self.now);
     }
@@ -239,10 +183,7 @@ impl Fuzz<'_> {
     fn pass(&mut self, ms: u64) {
         self.now += ms;
         self.hub.handle_timeout(self.now);
-        assert!(
-            self.hub.poll_timeout().is_none_or(|next| next > self.now),
-            "a deadline in the past"
-        );
+        assert!(self.hub.poll_timeout().is_none_or(|next| next > self.now), "a deadline in the past");
     }
 
     fn writable(&mut self, conn: ConnId, takes: usize) {
@@ -279,28 +220,17 @@ impl Fuzz<'_> {
         }
         self.collect();
         self.hub.check_invariants();
-        assert!(
-            !self.hub.drive_writes(1000, &mut self.sockets, self.now),
-            "writes for nobody"
-        );
+        assert!(!self.hub.drive_writes(1000, &mut self.sockets, self.now), "writes for nobody");
         assert!(self.sockets.takes.is_empty());
         let stats = self.hub.stats();
-        let left = [
-            stats.connections_now,
-            stats.handshakes_now,
-            stats.rooms_now,
-            stats.memberships_now,
-        ];
+        let left = [stats.connections_now, stats.handshakes_now, stats.rooms_now, stats.memberships_now];
         assert_eq!(left, [0; 4]);
         assert_eq!((self.hub.backlog_bytes(), stats.deflate_now), (0, 0));
     }
 }
 
 fn payload(len: usize) -> Payload {
-    Payload {
-        bytes: vec![b'x'; len].into(),
-        text: true,
-    }
+    Payload { bytes: vec![b'x'; len].into(), text: true }
 }
 
 /// A client's frame: its first byte as the fuzzer likes it, its mask all zero.

@@ -21,44 +21,20 @@ const INTERNAL_ERROR: u16 = 1011;
 
 impl Hub {
     /// Delivers what was published to it, then sends a close frame and waits for the peer's.
-    pub(crate) fn begin_close(
-        &mut self,
-        slot: u32,
-        code: u16,
-        reason: &str,
-        why: Option<Refusal>,
-        now: Millis,
-    ) {
+    pub(crate) fn begin_close(&mut self, slot: u32, code: u16, reason: &str, why: Option<Refusal>, now: Millis) {
         self.catch_up_all(slot, now);
-        if !self
-            .slab
-            .at(slot)
-            .is_some_and(|client| client.state == State::Open)
-        {
+        if !self.slab.at(slot).is_some_and(|client| client.state == State::Open) {
             return;
         }
         why.into_iter().for_each(|why| self.stats.refuse(why));
-        let code = if close::is_valid(code) {
-            code
-        } else {
-            INTERNAL_ERROR
-        };
-        self.owe(slot, now, |outbox| {
-            outbox.push_own(|out| close::encode(code, reason, out))
-        });
+        let code = if close::is_valid(code) { code } else { INTERNAL_ERROR };
+        self.owe(slot, now, |outbox| outbox.push_own(|out| close::encode(code, reason, out)));
         self.start_closing(slot, code, now);
     }
 
     /// The peer broke a rule: what it sends from now on is not read. What it sent before is answered first, if the application
     /// still has something of it.
-    pub(crate) fn fail(
-        &mut self,
-        slot: u32,
-        code: u16,
-        reason: &'static str,
-        why: Refusal,
-        now: Millis,
-    ) {
+    pub(crate) fn fail(&mut self, slot: u32, code: u16, reason: &'static str, why: Refusal, now: Millis) {
         self.stats.refuse(why);
         let due = tick_after(now + self.settings.close_timeout_ms);
         let (Some(conn), Some(client)) = (self.slab.id_at(slot), self.slab.at_mut(slot)) else {
@@ -150,22 +126,10 @@ impl Hub {
         let admitted = client.state.is_admitted();
         let user = client.user();
         if admitted {
-            let code = if client.code == 0 {
-                ABNORMAL
-            } else {
-                client.code
-            };
-            self.events.push_back(Event::Closed {
-                conn,
-                session: client.session,
-                code,
-            });
+            let code = if client.code == 0 { ABNORMAL } else { client.code };
+            self.events.push_back(Event::Closed { conn, session: client.session, code });
         }
-        self.effects.push_back(Effect::Shut {
-            conn,
-            user,
-            admitted,
-        });
+        self.effects.push_back(Effect::Shut { conn, user, admitted });
     }
 
     /// Frees the slot and takes the connection out of all sums.
@@ -191,11 +155,7 @@ impl Hub {
             return;
         };
         // a full socket gets time to empty first; without a bound a reader of one byte now and then would stay for ever
-        let flushing_ms = if client.blocked {
-            self.settings.write_timeout_ms
-        } else {
-            0
-        };
+        let flushing_ms = if client.blocked { self.settings.write_timeout_ms } else { 0 };
         client.due = tick_after(now + self.settings.close_timeout_ms + flushing_ms);
         client.state = State::Closing;
         client.code = code;

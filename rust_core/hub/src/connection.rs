@@ -117,18 +117,8 @@ impl Default for Connection {
 impl Connection {
     pub fn accepted(peer: IpAddr, due: Tick, settings: &Settings) -> Self {
         let proxy_due = settings.proxy_protocol;
-        let handshake = Handshake {
-            peer,
-            proxy_due,
-            buf: Vec::new(),
-            scanned: 0,
-            upgrade: None,
-        };
-        Self {
-            handshake: Some(Box::new(handshake)),
-            due,
-            ..Self::default()
-        }
+        let handshake = Handshake { peer, proxy_due, buf: Vec::new(), scanned: 0, upgrade: None };
+        Self { handshake: Some(Box::new(handshake)), due, ..Self::default() }
     }
 
     pub fn user(&self) -> Option<u64> {
@@ -153,14 +143,8 @@ impl Connection {
         };
         match &self.outbox {
             Some(outbox) if self.blocked => {
-                let stalled = outbox
-                    .progress
-                    .wrapping_add(tick_after(settings.write_timeout_ms));
-                if is_due(stalled, self.due) {
-                    (stalled, Timer::Write)
-                } else {
-                    (self.due, meaning)
-                }
+                let stalled = outbox.progress.wrapping_add(tick_after(settings.write_timeout_ms));
+                if is_due(stalled, self.due) { (stalled, Timer::Write) } else { (self.due, meaning) }
             }
             _ => (self.due, meaning),
         }
@@ -170,20 +154,14 @@ impl Connection {
     pub fn pinged(&mut self, now: Millis, settings: &Settings) {
         self.unanswered = self.unanswered.saturating_add(1);
         self.verdict = self.unanswered > 1;
-        let wait = if self.verdict {
-            settings.pong_timeout_ms
-        } else {
-            settings.ping_interval_ms
-        };
+        let wait = if self.verdict { settings.pong_timeout_ms } else { settings.ping_interval_ms };
         self.due = tick_after(now + wait);
     }
 
     /// The peer was heard in time: the next ping comes when it would have come anyway.
     pub fn answered(&mut self, now: Millis, settings: &Settings) {
         self.verdict = false;
-        let wait = settings
-            .ping_interval_ms
-            .saturating_sub(settings.pong_timeout_ms);
+        let wait = settings.ping_interval_ms.saturating_sub(settings.pong_timeout_ms);
         self.due = tick_after(now + wait.max(1));
     }
 }
@@ -200,18 +178,10 @@ mod tests {
 
     #[test]
     fn a_stalled_write_comes_before_a_later_ping_only_while_the_socket_is_full() {
-        let settings = Settings {
-            write_timeout_ms: 1600,
-            ..Settings::default()
-        };
+        let settings = Settings { write_timeout_ms: 1600, ..Settings::default() };
         let mut outbox = Box::<Outbox>::default();
         outbox.progress = 50;
-        let mut conn = Connection {
-            state: State::Open,
-            due: 200,
-            outbox: Some(outbox),
-            ..Connection::default()
-        };
+        let mut conn = Connection { state: State::Open, due: 200, outbox: Some(outbox), ..Connection::default() };
         assert_eq!(conn.deadline(&settings), (200, Timer::Ping));
         conn.blocked = true;
         assert_eq!(conn.deadline(&settings), (150, Timer::Write));

@@ -23,11 +23,7 @@ impl Hub {
         let mut left = budget;
         while left > 0 {
             // half for the small ones, so that they can't keep a fan-out from ever going on
-            let share = if self.fanout.is_idle() {
-                left
-            } else {
-                left.div_ceil(2)
-            };
+            let share = if self.fanout.is_idle() { left } else { left.div_ceil(2) };
             let written = self.write_dirty(share, wire, now);
             left -= written;
             let visited = self.fan_out(SLICE.min(left), wire, now);
@@ -73,13 +69,7 @@ impl Hub {
     }
 
     /// The socket took only the first `written` bytes of a pass that went to it directly: the rest is owed.
-    pub(crate) fn owe_rest(
-        &mut self,
-        slot: u32,
-        groups: &[Arc<Group>],
-        written: usize,
-        now: Millis,
-    ) {
+    pub(crate) fn owe_rest(&mut self, slot: u32, groups: &[Arc<Group>], written: usize, now: Millis) {
         self.owe_groups(slot, groups, now);
         self.owe(slot, now, |outbox| outbox.advance(written));
         self.socket_full(slot, now);
@@ -113,8 +103,7 @@ impl Hub {
             outbox.progress = tick_before(now);
         }
         change(&mut outbox);
-        self.stats.outbox_bytes_now =
-            self.stats.outbox_bytes_now + outbox.bytes() as u64 - before as u64;
+        self.stats.outbox_bytes_now = self.stats.outbox_bytes_now + outbox.bytes() as u64 - before as u64;
         if outbox.bytes() == 0 {
             self.pool.give(outbox);
         } else {
@@ -140,11 +129,7 @@ impl Hub {
                 return taken;
             };
             // a slot that was let again since it was queued is not dirty
-            if self
-                .slab
-                .at_mut(slot)
-                .is_some_and(|client| std::mem::take(&mut client.dirty))
-            {
+            if self.slab.at_mut(slot).is_some_and(|client| std::mem::take(&mut client.dirty)) {
                 self.write(slot, wire, now);
             }
         }
@@ -165,9 +150,7 @@ impl Hub {
         drop(parts);
         match sent {
             Sent::Dead => self.end(slot),
-            Sent::Bytes(written) => {
-                self.written(slot, written.min(offered), written < offered, now)
-            }
+            Sent::Bytes(written) => self.written(slot, written.min(offered), written < offered, now),
         }
     }
 
@@ -184,11 +167,7 @@ impl Hub {
         });
         if full {
             self.socket_full(slot, now);
-        } else if self
-            .slab
-            .at(slot)
-            .is_some_and(|client| client.outbox.is_none())
-        {
+        } else if self.slab.at(slot).is_some_and(|client| client.outbox.is_none()) {
             self.flushed(slot, now);
         }
     }
@@ -203,20 +182,12 @@ impl Hub {
 
     /// Applies the policy after `added` messages came on top of `before` bytes. Returns how many messages it dropped.
     fn keep_bounds(&mut self, slot: u32, before: usize, added: usize, now: Millis) -> usize {
-        let Some(client) = self
-            .slab
-            .at(slot)
-            .filter(|client| client.state == State::Open)
-        else {
+        let Some(client) = self.slab.at(slot).filter(|client| client.state == State::Open) else {
             return 0;
         };
         let over = client.owed() > self.settings.outbox_bytes_max;
         let all_over = self.stats.outbox_bytes_now > self.settings.outbox_total_max as u64;
-        let too_much = if client.blocked {
-            over || all_over
-        } else {
-            over && all_over
-        };
+        let too_much = if client.blocked { over || all_over } else { over && all_over };
         match self.settings.outbox_policy {
             OutboxPolicy::Close if too_much => self.close_slow(slot, now),
             OutboxPolicy::Close => {}

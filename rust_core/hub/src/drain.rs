@@ -36,21 +36,13 @@ impl Drain {
     /// How many should have been told by `now`: the first at once, all at the end of the spread.
     fn target(&self, now: Millis) -> u64 {
         let elapsed = now.saturating_sub(self.began);
-        if elapsed >= self.spread_ms {
-            self.total
-        } else {
-            (self.total * elapsed / self.spread_ms + 1).min(self.total)
-        }
+        if elapsed >= self.spread_ms { self.total } else { (self.total * elapsed / self.spread_ms + 1).min(self.total) }
     }
 
     /// When the next one's turn comes; `ends` when all had theirs.
     fn turn(&self, now: Millis) -> Millis {
         let turn = self.began + (self.told * self.spread_ms).div_ceil(self.total.max(1));
-        if self.told < self.total {
-            turn.max(now + TICK_MS).min(self.ends)
-        } else {
-            self.ends
-        }
+        if self.told < self.total { turn.max(now + TICK_MS).min(self.ends) } else { self.ends }
     }
 }
 
@@ -89,10 +81,7 @@ impl Hub {
         };
         let target = drain.target(now);
         while drain.told < target && drain.cursor < self.slab.end() {
-            let open = self
-                .slab
-                .at(drain.cursor)
-                .is_some_and(|client| client.state == State::Open);
+            let open = self.slab.at(drain.cursor).is_some_and(|client| client.state == State::Open);
             if open {
                 self.begin_close(drain.cursor, GOING_AWAY, "going away", None, now);
                 drain.told += 1;

@@ -35,11 +35,7 @@ pub(crate) struct Job {
 impl Job {
     /// Bytes of its messages, each counted once.
     pub fn bytes(&self) -> usize {
-        self.pass
-            .iter()
-            .chain(&self.waiting)
-            .map(|group| group.len_bytes())
-            .sum()
+        self.pass.iter().chain(&self.waiting).map(|group| group.len_bytes()).sum()
     }
 
     /// Takes what waits into a new pass: one write's worth, and not so much that a healthy reader's socket must overflow.
@@ -68,10 +64,7 @@ impl Job {
 
     /// How many groups of this pass came before `slot` joined.
     fn missed(&self, slot: u32) -> usize {
-        let since = self
-            .since
-            .get(&slot)
-            .map_or(0, |since| since.saturating_sub(self.first) as usize);
+        let since = self.since.get(&slot).map_or(0, |since| since.saturating_sub(self.first) as usize);
         since.min(self.pass.len())
     }
 }
@@ -94,21 +87,9 @@ impl Fanout {
         let Some(job) = self.jobs.get(&job) else {
             return Vec::new();
         };
-        let begin = if slot >= job.cursor {
-            0
-        } else {
-            job.pass.len()
-        };
-        let since = job
-            .since
-            .get(&slot)
-            .map_or(0, |since| since.saturating_sub(job.first) as usize);
-        job.pass
-            .iter()
-            .chain(&job.waiting)
-            .skip(begin.max(since))
-            .cloned()
-            .collect()
+        let begin = if slot >= job.cursor { 0 } else { job.pass.len() };
+        let since = job.since.get(&slot).map_or(0, |since| since.saturating_sub(job.first) as usize);
+        job.pass.iter().chain(&job.waiting).skip(begin.max(since)).cloned().collect()
     }
 
     /// A member that joins now gets nothing of what is under way.
@@ -135,14 +116,8 @@ impl Fanout {
     fn begin(&mut self, room: u32) -> JobId {
         self.last += 1;
         let id = JobId::MIN.saturating_add(self.last);
-        let job = Job {
-            room,
-            pass: Arc::default(),
-            first: 0,
-            cursor: 0,
-            waiting: VecDeque::new(),
-            since: HashMap::new(),
-        };
+        let job =
+            Job { room, pass: Arc::default(), first: 0, cursor: 0, waiting: VecDeque::new(), since: HashMap::new() };
         self.jobs.insert(id, Box::new(job));
         self.turns.push_back(id);
         id
@@ -188,12 +163,8 @@ impl<'a> Pass<'a> {
 
     fn parts(&mut self, encoding: Encoding, deflater: &mut Deflater) -> &Parts<'a> {
         let groups = self.groups;
-        self.parts[encoding as usize].get_or_insert_with(|| {
-            groups
-                .iter()
-                .map(|group| &*group.frames(encoding, deflater).bytes)
-                .collect()
-        })
+        self.parts[encoding as usize]
+            .get_or_insert_with(|| groups.iter().map(|group| &*group.frames(encoding, deflater).bytes).collect())
     }
 }
 
@@ -267,24 +238,12 @@ impl Hub {
         }
     }
 
-    fn visit(
-        &mut self,
-        slot: u32,
-        pass: &mut Pass<'_>,
-        missed: usize,
-        wire: &mut impl Wire,
-        now: Millis,
-    ) {
+    fn visit(&mut self, slot: u32, pass: &mut Pass<'_>, missed: usize, wire: &mut impl Wire, now: Millis) {
         let (Some(conn), Some(client)) = (self.slab.id_at(slot), self.slab.at(slot)) else {
             return;
         };
-        let excluded = || {
-            pass.groups
-                .iter()
-                .any(|group| group.messages_for(conn) < group.messages())
-        };
-        if client.outbox.is_some() || client.blocked || missed > 0 || (pass.excludes && excluded())
-        {
+        let excluded = || pass.groups.iter().any(|group| group.messages_for(conn) < group.messages());
+        if client.outbox.is_some() || client.blocked || missed > 0 || (pass.excludes && excluded()) {
             return self.deliver(slot, &pass.groups[missed..], now);
         }
         let parts = pass.parts(client.encoding, &mut self.deflater);

@@ -48,35 +48,21 @@ pub struct Group {
 impl Group {
     /// Encodes messages, each with the connection that must not get it.
     pub fn encode(room: Box<str>, hash: u64, messages: Vec<(Payload, Option<ConnId>)>) -> Self {
-        let size = messages
-            .iter()
-            .map(|(payload, _)| payload.bytes.len() + frame::HEADER_BYTES_MAX)
-            .sum();
+        let size = messages.iter().map(|(payload, _)| payload.bytes.len() + frame::HEADER_BYTES_MAX).sum();
         let mut bytes = Vec::with_capacity(size);
         let mut ends = Vec::with_capacity(messages.len());
         for (payload, _) in &messages {
-            let opcode = if payload.text {
-                Opcode::Text
-            } else {
-                Opcode::Binary
-            };
+            let opcode = if payload.text { Opcode::Text } else { Opcode::Binary };
             frame::encode(opcode, &payload.bytes, false, &mut bytes);
             ends.push(bytes.len());
         }
         let excluding = messages.iter().any(|(_, exclude)| exclude.is_some());
-        let excludes = if excluding {
-            messages.iter().map(|(_, exclude)| *exclude).collect()
-        } else {
-            Vec::new()
-        };
+        let excludes = if excluding { messages.iter().map(|(_, exclude)| *exclude).collect() } else { Vec::new() };
         Self {
             room,
             hash,
             excludes,
-            plain: Frames {
-                bytes: bytes.into(),
-                ends,
-            },
+            plain: Frames { bytes: bytes.into(), ends },
             deflated: OnceLock::new(),
             deflated_small: OnceLock::new(),
         }
@@ -85,31 +71,19 @@ impl Group {
     pub fn frames(&self, encoding: Encoding, deflater: &mut Deflater) -> &Frames {
         match encoding {
             Encoding::Plain => &self.plain,
-            Encoding::Deflate => self
-                .deflated
-                .get_or_init(|| self.deflate(encoding, deflater)),
-            Encoding::DeflateSmall => self
-                .deflated_small
-                .get_or_init(|| self.deflate(encoding, deflater)),
+            Encoding::Deflate => self.deflated.get_or_init(|| self.deflate(encoding, deflater)),
+            Encoding::DeflateSmall => self.deflated_small.get_or_init(|| self.deflate(encoding, deflater)),
         }
     }
 
     /// Which parts of `frames.bytes` are for `conn`, in order; the whole in one part when nothing excludes it.
-    pub fn ranges<'a>(
-        &'a self,
-        frames: &'a Frames,
-        conn: ConnId,
-    ) -> impl Iterator<Item = Range<usize>> + 'a {
+    pub fn ranges<'a>(&'a self, frames: &'a Frames, conn: ConnId) -> impl Iterator<Item = Range<usize>> + 'a {
         let mut next = 0;
         std::iter::from_fn(move || self.range_from(frames, conn, &mut next))
     }
 
     /// The same as slices.
-    pub fn slices<'a>(
-        &'a self,
-        frames: &'a Frames,
-        conn: ConnId,
-    ) -> impl Iterator<Item = &'a [u8]> + 'a {
+    pub fn slices<'a>(&'a self, frames: &'a Frames, conn: ConnId) -> impl Iterator<Item = &'a [u8]> + 'a {
         self.ranges(frames, conn).map(|range| &frames.bytes[range])
     }
 
@@ -120,12 +94,7 @@ impl Group {
 
     /// How many messages `conn` gets.
     pub fn messages_for(&self, conn: ConnId) -> usize {
-        self.messages()
-            - self
-                .excludes
-                .iter()
-                .filter(|exclude| **exclude == Some(conn))
-                .count()
+        self.messages() - self.excludes.iter().filter(|exclude| **exclude == Some(conn)).count()
     }
 
     pub fn messages(&self) -> usize {
@@ -145,19 +114,10 @@ impl Group {
             (*next, count)
         } else {
             let first = (*next..count).find(|&message| !excluded(message))?;
-            (
-                first,
-                (first..count)
-                    .find(|&message| excluded(message))
-                    .unwrap_or(count),
-            )
+            (first, (first..count).find(|&message| excluded(message)).unwrap_or(count))
         };
         *next = end;
-        let start = if first == 0 {
-            0
-        } else {
-            frames.ends[first - 1]
-        };
+        let start = if first == 0 { 0 } else { frames.ends[first - 1] };
         (first < end).then(|| start..frames.ends[end - 1])
     }
 
@@ -171,10 +131,7 @@ impl Group {
             ends.push(bytes.len());
             start = end;
         }
-        Frames {
-            bytes: bytes.into(),
-            ends,
-        }
+        Frames { bytes: bytes.into(), ends }
     }
 }
 
@@ -187,57 +144,34 @@ mod tests {
     const BOB: ConnId = ConnId(2);
 
     fn payload(text: &str) -> Payload {
-        Payload {
-            bytes: text.as_bytes().into(),
-            text: true,
-        }
+        Payload { bytes: text.as_bytes().into(), text: true }
     }
 
     fn group(messages: &[(&str, Option<ConnId>)]) -> Group {
-        let messages = messages
-            .iter()
-            .map(|(text, exclude)| (payload(text), *exclude));
+        let messages = messages.iter().map(|(text, exclude)| (payload(text), *exclude));
         Group::encode("room".into(), 7, messages.collect())
     }
 
     fn plain_for(group: &Group, conn: ConnId) -> Vec<&[u8]> {
-        group
-            .slices(
-                group.frames(Encoding::Plain, &mut Deflater::default()),
-                conn,
-            )
-            .collect()
+        group.slices(group.frames(Encoding::Plain, &mut Deflater::default()), conn).collect()
     }
 
     #[test]
     fn messages_are_contiguous_frames_in_publish_order() {
         let group = group(&[("a", None), ("bc", None)]);
         assert_eq!(plain_for(&group, ALICE), [b"\x81\x01a\x81\x02bc"]);
-        assert_eq!(
-            (group.messages(), group.len_bytes(), group.excludes_any()),
-            (2, 7, false)
-        );
+        assert_eq!((group.messages(), group.len_bytes(), group.excludes_any()), (2, 7, false));
         assert_eq!(group.messages_for(ALICE), 2);
     }
 
     #[test]
     fn a_binary_message_stays_binary_in_every_encoding() {
         let bytes = vec![0; 200].into_boxed_slice();
-        let group = Group::encode(
-            "room".into(),
-            7,
-            vec![(Payload { bytes, text: false }, None)],
-        );
+        let group = Group::encode("room".into(), 7, vec![(Payload { bytes, text: false }, None)]);
         let mut deflater = Deflater::default();
         assert_eq!(group.frames(Encoding::Plain, &mut deflater).bytes[0], 0x82);
-        assert_eq!(
-            group.frames(Encoding::Deflate, &mut deflater).bytes[0],
-            0xc2
-        );
-        assert_eq!(
-            group.frames(Encoding::DeflateSmall, &mut deflater).bytes[0],
-            0xc2
-        );
+        assert_eq!(group.frames(Encoding::Deflate, &mut deflater).bytes[0], 0xc2);
+        assert_eq!(group.frames(Encoding::DeflateSmall, &mut deflater).bytes[0], 0xc2);
     }
 
     #[test]
@@ -250,23 +184,10 @@ mod tests {
             ("e", Some(ALICE)),
             ("f", None),
         ]);
-        assert_eq!(
-            plain_for(&group, ALICE),
-            [&b"\x81\x01b\x81\x01c"[..], b"\x81\x01f"]
-        );
-        assert_eq!(
-            plain_for(&group, BOB),
-            [&b"\x81\x01a\x81\x01b"[..], b"\x81\x01d\x81\x01e\x81\x01f"]
-        );
+        assert_eq!(plain_for(&group, ALICE), [&b"\x81\x01b\x81\x01c"[..], b"\x81\x01f"]);
+        assert_eq!(plain_for(&group, BOB), [&b"\x81\x01a\x81\x01b"[..], b"\x81\x01d\x81\x01e\x81\x01f"]);
         assert_eq!(plain_for(&group, ConnId(3)).len(), 1);
-        assert_eq!(
-            (
-                group.messages_for(ALICE),
-                group.messages_for(BOB),
-                group.messages_for(ConnId(3))
-            ),
-            (3, 5, 6)
-        );
+        assert_eq!((group.messages_for(ALICE), group.messages_for(BOB), group.messages_for(ConnId(3))), (3, 5, 6));
         assert!(group.excludes_any());
     }
 
@@ -283,16 +204,9 @@ mod tests {
         let (mut deflater, mut inflater) = (Deflater::default(), Inflater::default());
         for encoding in [Encoding::Deflate, Encoding::DeflateSmall] {
             let frames = group.frames(encoding, &mut deflater);
-            assert!(
-                std::ptr::eq(frames, group.frames(encoding, &mut Deflater::default())),
-                "made twice"
-            );
+            assert!(std::ptr::eq(frames, group.frames(encoding, &mut Deflater::default())), "made twice");
             assert!(frames.bytes.len() < group.len_bytes() / 3);
-            assert_eq!(
-                &frames.bytes[frames.ends[0]..frames.ends[1]],
-                b"\x81\x05short",
-                "not worth compressing"
-            );
+            assert_eq!(&frames.bytes[frames.ends[0]..frames.ends[1]], b"\x81\x05short", "not worth compressing");
             let parts: Vec<_> = group.slices(frames, ALICE).collect();
             assert_eq!(parts.len(), 2);
             for part in parts {

@@ -42,21 +42,11 @@ impl Hub {
 
     /// Carries out `Admit`; one that comes too late only gives back its joins.
     pub(crate) fn admit(&mut self, command: Command, now: Millis) {
-        let Command::Admit {
-            conn,
-            session,
-            user,
-            rooms,
-            payloads,
-            protocol,
-            close,
-        } = command
-        else {
+        let Command::Admit { conn, session, user, rooms, payloads, protocol, close } = command else {
             return;
         };
         let slot = self.slab.find(conn).filter(|_| self.awaits_decision(conn));
-        let Some((slot, client)) = slot.and_then(|slot| Some((slot, self.slab.at_mut(slot)?)))
-        else {
+        let Some((slot, client)) = slot.and_then(|slot| Some((slot, self.slab.at_mut(slot)?))) else {
             return self.drop_joins(&rooms);
         };
         (client.has_user, client.user_hash) = (user.is_some(), user.unwrap_or(0));
@@ -92,12 +82,7 @@ impl Hub {
         now: Millis,
     ) {
         if self.awaits_decision(conn) {
-            self.answer(
-                conn.slot(),
-                why,
-                upgrade::response(status, body, retry_after_s),
-                now,
-            );
+            self.answer(conn.slot(), why, upgrade::response(status, body, retry_after_s), now);
         }
     }
 
@@ -105,18 +90,11 @@ impl Hub {
         let Some(client) = self.slab.at(slot) else {
             return;
         };
-        let begun = client
-            .handshake
-            .as_ref()
-            .is_some_and(|handshake| !handshake.proxy_due && !handshake.buf.is_empty());
+        let begun =
+            client.handshake.as_ref().is_some_and(|handshake| !handshake.proxy_due && !handshake.buf.is_empty());
         match client.state {
             State::Deciding => self.turn_away(slot, Refusal::HandshakeTimeout, now),
-            _ if begun => self.answer(
-                slot,
-                Refusal::HandshakeTimeout,
-                upgrade::response(408, b"", None),
-                now,
-            ),
+            _ if begun => self.answer(slot, Refusal::HandshakeTimeout, upgrade::response(408, b"", None), now),
             _ => {
                 self.stats.refuse(Refusal::HandshakeTimeout);
                 self.end(slot);
@@ -166,18 +144,12 @@ impl Hub {
             return self.reject(slot, Rejection::HEAD_TOO_LARGE, now);
         }
         let Some(end) = end else { return };
-        let Some(handshake) = self
-            .slab
-            .at(slot)
-            .and_then(|client| client.handshake.as_ref())
-        else {
+        let Some(handshake) = self.slab.at(slot).and_then(|client| client.handshake.as_ref()) else {
             return;
         };
         match upgrade::parse(&handshake.buf[..end], &self.settings) {
             Ok(Request::Http) => self.hand_over(slot),
-            Ok(Request::WebSocket(_)) if self.drain.is_some() => {
-                self.turn_away(slot, Refusal::Draining, now)
-            }
+            Ok(Request::WebSocket(_)) if self.drain.is_some() => self.turn_away(slot, Refusal::Draining, now),
             Ok(Request::WebSocket(upgrade)) => self.ask(slot, end, upgrade),
             Err(rejection) => self.reject(slot, rejection, now),
         }
@@ -187,14 +159,8 @@ impl Hub {
         let Some(conn) = self.slab.id_at(slot) else {
             return;
         };
-        let bytes = self
-            .forget(slot)
-            .and_then(|client| client.handshake)
-            .map(|handshake| handshake.buf);
-        self.effects.push_back(Effect::HandOver {
-            conn,
-            bytes: bytes.unwrap_or_default(),
-        });
+        let bytes = self.forget(slot).and_then(|client| client.handshake).map(|handshake| handshake.buf);
+        self.effects.push_back(Effect::HandOver { conn, bytes: bytes.unwrap_or_default() });
     }
 
     /// The application decides about this upgrade.
@@ -213,22 +179,11 @@ impl Hub {
         let target = std::mem::take(&mut upgrade.target);
         let headers = std::mem::take(&mut upgrade.headers);
         handshake.upgrade = Some(upgrade);
-        self.events.push_back(Event::Upgrade {
-            conn,
-            peer: handshake.peer,
-            target,
-            headers,
-        });
+        self.events.push_back(Event::Upgrade { conn, peer: handshake.peer, target, headers });
     }
 
     /// Sends the 101. Returns what the client sent ahead of it.
-    fn open(
-        &mut self,
-        slot: u32,
-        session: Box<[u8]>,
-        protocol: Option<&str>,
-        now: Millis,
-    ) -> Option<Vec<u8>> {
+    fn open(&mut self, slot: u32, session: Box<[u8]>, protocol: Option<&str>, now: Millis) -> Option<Vec<u8>> {
         let due = self.first_ping(slot, now);
         let client = self.slab.at_mut(slot)?;
         let handshake = client.handshake.take()?;
@@ -255,12 +210,7 @@ impl Hub {
     }
 
     fn turn_away(&mut self, slot: u32, why: Refusal, now: Millis) {
-        self.answer(
-            slot,
-            why,
-            upgrade::response(503, b"", Some(RETRY_AFTER_S)),
-            now,
-        );
+        self.answer(slot, why, upgrade::response(503, b"", Some(RETRY_AFTER_S)), now);
     }
 
     /// One answer, then the peer's turn to end: closing at once could destroy the answer on its way (RFC 9112 section 9.6).

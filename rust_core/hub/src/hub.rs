@@ -79,9 +79,7 @@ impl Hub {
     /// `None` when all slots are taken. The slot number indexes the caller's own table of sockets.
     pub fn handle_accept(&mut self, peer: IpAddr, now: Millis) -> Option<ConnId> {
         let due = tick_after(now + self.handshake_ms());
-        let id = self
-            .slab
-            .insert(Connection::accepted(peer, due, &self.settings))?;
+        let id = self.slab.insert(Connection::accepted(peer, due, &self.settings))?;
         self.stats.handshakes_now += 1;
         self.plan(id.slot());
         Some(id)
@@ -145,33 +143,15 @@ impl Hub {
     pub fn handle_command(&mut self, command: Command, now: Millis) {
         match command {
             Command::Admit { .. } => self.admit(command, now),
-            Command::Refuse {
-                conn,
-                status,
-                body,
-                retry_after_s,
-            } => {
-                self.refuse(
-                    conn,
-                    Refusal::Application,
-                    status,
-                    &body,
-                    retry_after_s,
-                    now,
-                );
+            Command::Refuse { conn, status, body, retry_after_s } => {
+                self.refuse(conn, Refusal::Application, status, &body, retry_after_s, now);
             }
-            Command::Send { conn, payload } => {
-                self.with_open(conn, |hub, slot| hub.send(slot, &payload, now))
-            }
+            Command::Send { conn, payload } => self.with_open(conn, |hub, slot| hub.send(slot, &payload, now)),
             Command::Join { conn, room } => self.join(conn, &room, now),
-            Command::Leave { conn, room } => {
-                self.with_open(conn, |hub, slot| hub.leave(slot, &room, now))
-            }
+            Command::Leave { conn, room } => self.with_open(conn, |hub, slot| hub.leave(slot, &room, now)),
             Command::Session { conn, session } => self.set_session(conn, session),
             Command::Close { conn, code, reason } => {
-                self.with_open(conn, |hub, slot| {
-                    hub.begin_close(slot, code, &reason, None, now)
-                });
+                self.with_open(conn, |hub, slot| hub.begin_close(slot, code, &reason, None, now));
             }
             Command::Drain { within_ms } => self.begin_drain(within_ms, now),
         }
@@ -179,10 +159,7 @@ impl Hub {
 
     /// Whether the application's decision about `conn` is still awaited: `Admit` will be carried out, unless the hub drains.
     pub fn awaits_decision(&self, conn: ConnId) -> bool {
-        self.slab
-            .find(conn)
-            .and_then(|slot| self.slab.at(slot))
-            .is_some_and(|client| client.state == State::Deciding)
+        self.slab.find(conn).and_then(|slot| self.slab.at(slot)).is_some_and(|client| client.state == State::Deciding)
     }
 
     pub fn handle_timeout(&mut self, now: Millis) {
@@ -249,11 +226,7 @@ impl Hub {
             return;
         };
         let (tick, _) = client.deadline(&self.settings);
-        if self
-            .timers
-            .deadline(slot)
-            .is_none_or(|armed| tick != armed && is_due(tick, armed))
-        {
+        if self.timers.deadline(slot).is_none_or(|armed| tick != armed && is_due(tick, armed)) {
             self.timers.arm(slot, tick);
         }
     }
@@ -275,9 +248,7 @@ impl Hub {
         }
         client.pinged(now, &self.settings);
         self.stats.pings += 1;
-        self.owe(slot, now, |outbox| {
-            outbox.push_own(|out| frame::encode(Opcode::Ping, b"", false, out))
-        });
+        self.owe(slot, now, |outbox| outbox.push_own(|out| frame::encode(Opcode::Ping, b"", false, out)));
     }
 
     fn judge(&mut self, slot: u32, now: Millis) {
@@ -317,10 +288,7 @@ impl Hub {
 
     fn with_open(&mut self, conn: ConnId, act: impl FnOnce(&mut Self, u32)) {
         if let Some(slot) = self.slab.find(conn)
-            && self
-                .slab
-                .at(slot)
-                .is_some_and(|client| client.state == State::Open)
+            && self.slab.at(slot).is_some_and(|client| client.state == State::Open)
         {
             act(self, slot);
         }

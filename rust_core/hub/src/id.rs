@@ -62,18 +62,8 @@ impl Keys {
         for round in 0..ROUNDS {
             (left, right) = (right, left ^ self.round(round, right));
         }
-        let hex = format!(
-            "{:032x}",
-            with_version(u128::from(left) << HALF_BITS | u128::from(right))
-        );
-        format!(
-            "{}-{}-{}-{}-{}",
-            &hex[..8],
-            &hex[8..12],
-            &hex[12..16],
-            &hex[16..20],
-            &hex[20..]
-        )
+        let hex = format!("{:032x}", with_version(u128::from(left) << HALF_BITS | u128::from(right)));
+        format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
     }
 
     /// The connection that `uuid` named; `None` when it comes from another run, another node or somebody's imagination.
@@ -95,11 +85,7 @@ fn with_version(bits: u128) -> u128 {
     let low = bits & ((1 << VARIANT_AT) - 1);
     let middle = bits >> VARIANT_AT & 0xfff;
     let high = bits >> (VARIANT_AT + 12);
-    high << (VERSION_AT + 4)
-        | 4 << VERSION_AT
-        | middle << (VARIANT_AT + 2)
-        | 0b10 << VARIANT_AT
-        | low
+    high << (VERSION_AT + 4) | 4 << VERSION_AT | middle << (VARIANT_AT + 2) | 0b10 << VARIANT_AT | low
 }
 
 fn without_version(uuid: u128) -> Option<u128> {
@@ -114,13 +100,11 @@ fn parse(uuid: &str) -> Option<u128> {
     if uuid.len() != 36 {
         return None;
     }
-    uuid.bytes()
-        .enumerate()
-        .try_fold(0, |value: u128, (at, byte)| match byte {
-            b'-' if DASHES.contains(&at) => Some(value),
-            _ if DASHES.contains(&at) => None,
-            _ => Some(value << 4 | u128::from(char::from(byte).to_digit(16)?)),
-        })
+    uuid.bytes().enumerate().try_fold(0, |value: u128, (at, byte)| match byte {
+        b'-' if DASHES.contains(&at) => Some(value),
+        _ if DASHES.contains(&at) => None,
+        _ => Some(value << 4 | u128::from(char::from(byte).to_digit(16)?)),
+    })
 }
 
 #[cfg(test)]
@@ -168,20 +152,14 @@ mod tests {
         for at in 0..36 {
             let mut changed = uuid.clone().into_bytes();
             changed[at] = if changed[at] == b'7' { b'1' } else { b'7' };
-            assert_eq!(
-                keys.conn(std::str::from_utf8(&changed).unwrap()),
-                None,
-                "character {at}"
-            );
+            assert_eq!(keys.conn(std::str::from_utf8(&changed).unwrap()), None, "character {at}");
         }
     }
 
     #[test]
     fn neighbours_get_uuids_that_share_nothing() {
         let keys = Keys::new(RandomState::new());
-        let heads: HashSet<String> = (0..1000)
-            .map(|slot| keys.uuid(ConnId::new(0, slot, 1))[..8].into())
-            .collect();
+        let heads: HashSet<String> = (0..1000).map(|slot| keys.uuid(ConnId::new(0, slot, 1))[..8].into()).collect();
         assert!(heads.len() >= 999);
     }
 }

@@ -80,10 +80,7 @@ struct Counts {
 
 impl Counts {
     fn new(max: u32) -> Self {
-        Self {
-            counts: HashMap::new(),
-            max,
-        }
+        Self { counts: HashMap::new(), max }
     }
 
     /// `None`, and nothing counted, when the key is at its limit.
@@ -113,18 +110,8 @@ impl Counts {
 mod tests {
     use super::*;
 
-    fn limits(
-        connections_max: u64,
-        per_address_max: u32,
-        per_user_max: u32,
-        handshakes_per_s: u32,
-    ) -> Limits {
-        Limits::new(Caps {
-            connections_max,
-            per_address_max,
-            per_user_max,
-            handshakes_per_s,
-        })
+    fn limits(connections_max: u64, per_address_max: u32, per_user_max: u32, handshakes_per_s: u32) -> Limits {
+        Limits::new(Caps { connections_max, per_address_max, per_user_max, handshakes_per_s })
     }
 
     #[test]
@@ -139,15 +126,9 @@ mod tests {
     #[test]
     fn each_address_and_each_user_has_its_own_budget() {
         let mut limits = limits(100, 2, 1, 0);
-        assert_eq!(
-            [limits.connect(1), limits.connect(1), limits.connect(1)],
-            [Ok(()), Ok(()), Err(Refusal::Address)]
-        );
+        assert_eq!([limits.connect(1), limits.connect(1), limits.connect(1)], [Ok(()), Ok(()), Err(Refusal::Address)]);
         assert_eq!(limits.connect(2), Ok(()));
-        assert_eq!(
-            [limits.admit_user(9), limits.admit_user(9)],
-            [Ok(()), Err(Refusal::User)]
-        );
+        assert_eq!([limits.admit_user(9), limits.admit_user(9)], [Ok(()), Err(Refusal::User)]);
         limits.disconnect(1);
         limits.release_user(9);
         assert_eq!((limits.connect(1), limits.admit_user(9)), (Ok(()), Ok(())));
@@ -169,12 +150,7 @@ mod tests {
     fn a_full_house_costs_no_handshake_budget() {
         let mut limits = limits(1, 0, 0, 2);
         assert_eq!(limits.admit(0), Ok(()));
-        assert_eq!(
-            (0..50)
-                .filter(|_| limits.admit(0) == Err(Refusal::Connections))
-                .count(),
-            50
-        );
+        assert_eq!((0..50).filter(|_| limits.admit(0) == Err(Refusal::Connections)).count(), 50);
         limits.release();
         assert_eq!(limits.admit(0), Ok(()));
         limits.release();

@@ -9,11 +9,7 @@ impl Hub {
     /// Whatever becomes of it, the directory hears of it once.
     pub(crate) fn join(&mut self, conn: ConnId, room: &str, now: Millis) {
         let hash = self.keys.room(room);
-        let open = |slot: &u32| {
-            self.slab
-                .at(*slot)
-                .is_some_and(|client| client.state == State::Open)
-        };
+        let open = |slot: &u32| self.slab.at(*slot).is_some_and(|client| client.state == State::Open);
         let slot = self.slab.find(conn).filter(open);
         let too_many = slot.filter(|&slot| !self.join_room(slot, hash, room));
         self.effects.push_back(Effect::Joined { hash });
@@ -35,19 +31,14 @@ impl Hub {
 
     pub(crate) fn drop_joins(&mut self, rooms: &[Box<str>]) {
         let Self { effects, keys, .. } = self;
-        effects.extend(rooms.iter().map(|room| Effect::Joined {
-            hash: keys.room(room),
-        }));
+        effects.extend(rooms.iter().map(|room| Effect::Joined { hash: keys.room(room) }));
     }
 
     pub(crate) fn leave(&mut self, slot: u32, room: &str, now: Millis) {
         let Some(number) = self.rooms.find(self.keys.room(room), room) else {
             return;
         };
-        let Some(at) = self
-            .slab
-            .at(slot)
-            .and_then(|client| client.rooms.iter().position(|&joined| joined == number))
+        let Some(at) = self.slab.at(slot).and_then(|client| client.rooms.iter().position(|&joined| joined == number))
         else {
             return;
         };
@@ -66,21 +57,14 @@ impl Hub {
         if self.fanout.is_idle() {
             return;
         }
-        let rooms = self
-            .slab
-            .at(slot)
-            .map(|client| client.rooms.clone())
-            .unwrap_or_default();
+        let rooms = self.slab.at(slot).map(|client| client.rooms.clone()).unwrap_or_default();
         for number in rooms {
             self.catch_up(slot, number, now);
         }
     }
 
     pub(crate) fn leave_all(&mut self, slot: u32) {
-        let rooms = self
-            .slab
-            .at_mut(slot)
-            .map(|client| std::mem::take(&mut client.rooms));
+        let rooms = self.slab.at_mut(slot).map(|client| std::mem::take(&mut client.rooms));
         for number in rooms.unwrap_or_default() {
             self.leave_room(slot, number);
         }
@@ -88,9 +72,7 @@ impl Hub {
 
     fn catch_up(&mut self, slot: u32, number: u32, now: Millis) {
         let job = self.rooms.get(number).and_then(|room| room.job);
-        let unseen = job
-            .map(|job| self.fanout.unseen(job, slot))
-            .unwrap_or_default();
+        let unseen = job.map(|job| self.fanout.unseen(job, slot)).unwrap_or_default();
         if !unseen.is_empty() {
             self.deliver(slot, &unseen, now);
         }
@@ -101,11 +83,7 @@ impl Hub {
         let Some(client) = self.slab.at_mut(slot) else {
             return true;
         };
-        if self
-            .rooms
-            .find(hash, name)
-            .is_some_and(|number| client.rooms.contains(&number))
-        {
+        if self.rooms.find(hash, name).is_some_and(|number| client.rooms.contains(&number)) {
             return true;
         }
         if client.rooms.len() >= self.settings.rooms_max {
@@ -132,8 +110,7 @@ impl Hub {
         self.stats.memberships_now -= 1;
         self.stats.rooms_now = self.rooms.len() as u64;
         if let Left::Emptied { hash, job } = left {
-            self.effects
-                .extend(hash.map(|hash| Effect::RoomEmptied { hash }));
+            self.effects.extend(hash.map(|hash| Effect::RoomEmptied { hash }));
             if let Some(job) = job.and_then(|job| self.fanout.cancel(job)) {
                 self.stats.backlog_bytes_now -= job.bytes() as u64;
             }

@@ -46,9 +46,7 @@ impl Segment {
     fn truncate(&mut self, len: usize) {
         match self {
             Segment::Shared { range, .. } => range.end = range.end.min(range.start + len),
-            Segment::Own(bytes) | Segment::Pong(bytes) | Segment::Whole(bytes) => {
-                bytes.truncate(len)
-            }
+            Segment::Own(bytes) | Segment::Pong(bytes) | Segment::Whole(bytes) => bytes.truncate(len),
         }
     }
 
@@ -104,16 +102,12 @@ impl Outbox {
             return self.push_own(|own| own.extend_from_slice(&buffer[range]));
         }
         self.bytes += len;
-        self.segments.push_back(Segment::Shared {
-            buffer: Arc::clone(buffer),
-            range,
-        });
+        self.segments.push_back(Segment::Shared { buffer: Arc::clone(buffer), range });
     }
 
     /// Adds the whole frames that `encode` appends.
     pub fn push_own(&mut self, encode: impl FnOnce(&mut Vec<u8>)) {
-        if !matches!(self.segments.back(), Some(Segment::Own(tail)) if tail.len() < TAIL_BYTES_MAX)
-        {
+        if !matches!(self.segments.back(), Some(Segment::Own(tail)) if tail.len() < TAIL_BYTES_MAX) {
             self.segments.push_back(Segment::Own(Vec::new()));
         }
         if let Some(Segment::Own(tail)) = self.segments.back_mut() {
@@ -131,9 +125,7 @@ impl Outbox {
 
     /// Adds a pong that replaces an earlier one not yet begun: RFC 6455 section 5.5.3 allows to answer only the latest ping.
     pub fn push_pong(&mut self, frame: Vec<u8>) {
-        let waiting = self
-            .pong
-            .and_then(|number| usize::try_from(number - self.popped).ok());
+        let waiting = self.pong.and_then(|number| usize::try_from(number - self.popped).ok());
         if let Some(index) = waiting.filter(|&index| index > 0 || self.offset == 0)
             && let Some(Segment::Pong(old)) = self.segments.get_mut(index)
         {
@@ -148,12 +140,7 @@ impl Outbox {
 
     /// What to write next.
     pub fn parts(&self) -> Parts<'_> {
-        let mut parts: Parts<'_> = self
-            .segments
-            .iter()
-            .take(PARTS_MAX)
-            .map(Segment::bytes)
-            .collect();
+        let mut parts: Parts<'_> = self.segments.iter().take(PARTS_MAX).map(Segment::bytes).collect();
         if let Some(first) = parts.first_mut() {
             *first = &first[self.offset..];
         }
@@ -213,11 +200,7 @@ impl Outbox {
             if matches!(segment, Segment::Whole(_)) {
                 continue;
             }
-            let mut at = if index == 0 {
-                segment.unit_start(self.offset)
-            } else {
-                0
-            };
+            let mut at = if index == 0 { segment.unit_start(self.offset) } else { 0 };
             while at < segment.bytes().len() {
                 seen += usize::from(is_message(&segment.bytes()[at..]));
                 if seen > messages_max && from.is_none() {
@@ -264,11 +247,7 @@ impl Outbox {
             Some(Segment::Whole(bytes)) => bytes.len(),
             Some(head) if self.offset > 0 => {
                 let start = head.unit_start(self.offset);
-                if start == self.offset {
-                    start
-                } else {
-                    start + head.unit(start)
-                }
+                if start == self.offset { start } else { start + head.unit(start) }
             }
             _ => 0,
         }
@@ -291,11 +270,7 @@ impl Outbox {
 
     /// Bytes owed, counted anew.
     pub fn sum(&self) -> usize {
-        self.segments
-            .iter()
-            .map(|segment| segment.bytes().len())
-            .sum::<usize>()
-            .saturating_sub(self.offset)
+        self.segments.iter().map(|segment| segment.bytes().len()).sum::<usize>().saturating_sub(self.offset)
     }
 
     /// Memory kept from being freed.
@@ -307,11 +282,7 @@ impl Outbox {
 
 /// Size of the server's frame (it has no mask) at the start of `bytes`; RFC 6455 section 5.2.
 fn frame_size(bytes: &[u8]) -> usize {
-    let be = |range: Range<usize>| {
-        bytes[range]
-            .iter()
-            .fold(0, |size: usize, byte| size << 8 | usize::from(*byte))
-    };
+    let be = |range: Range<usize>| bytes[range].iter().fold(0, |size: usize, byte| size << 8 | usize::from(*byte));
     match bytes[1] {
         126 => 4 + be(2..4),
         127 => 10 + be(2..10),
@@ -330,8 +301,7 @@ mod tests {
 
     fn frames(count: usize, len: usize) -> Arc<[u8]> {
         let mut out = Vec::new();
-        (0..count)
-            .for_each(|at| frame::encode(Opcode::Text, &vec![at as u8; len], false, &mut out));
+        (0..count).for_each(|at| frame::encode(Opcode::Text, &vec![at as u8; len], false, &mut out));
         out.into()
     }
 
@@ -375,11 +345,7 @@ mod tests {
             let before = outbox.bytes();
             let kept = written.next_multiple_of(FRAME) - written;
             assert_eq!(outbox.cut_unbegun(), before - kept, "after {written}");
-            assert_eq!(
-                rest(&outbox),
-                whole[written..written + kept],
-                "after {written}"
-            );
+            assert_eq!(rest(&outbox), whole[written..written + kept], "after {written}");
         }
     }
 
@@ -442,10 +408,7 @@ mod tests {
         assert_eq!(rest(&outbox), [&whole[90_500..], b"\x8a\x00"].concat());
         outbox.push_pong(b"\x8a\x01x".to_vec());
         assert!(rest(&outbox).ends_with(b"\x8a\x01x"));
-        assert_eq!(
-            outbox.cut_unbegun(),
-            outbox_rest_after_begun(&whole, 90_500) + 3
-        );
+        assert_eq!(outbox.cut_unbegun(), outbox_rest_after_begun(&whole, 90_500) + 3);
     }
 
     /// Bytes behind the frame in which `written` lies.

@@ -64,34 +64,16 @@ impl Hub {
             last_pong: 0,
             outcome: None,
         };
-        let result = message::feed(
-            &mut partial,
-            bytes,
-            &limits,
-            &mut self.inflater,
-            &mut |incoming| reading.take(incoming),
-        );
-        let Reading {
-            pongs,
-            last_pong,
-            outcome,
-            ..
-        } = reading;
+        let result =
+            message::feed(&mut partial, bytes, &limits, &mut self.inflater, &mut |incoming| reading.take(incoming));
+        let Reading { pongs, last_pong, outcome, .. } = reading;
         self.pong(slot, &pongs, last_pong, now);
         match (result, outcome) {
             (Err(violation), _) => {
-                self.fail(
-                    slot,
-                    violation.close_code(),
-                    violation.reason(),
-                    violation.refusal(),
-                    now,
-                );
+                self.fail(slot, violation.close_code(), violation.reason(), violation.refusal(), now);
             }
             (Ok(_), Some(Outcome::PeerClosed(code))) => self.peer_closed(slot, code, now),
-            (Ok(_), Some(Outcome::TooMany)) => {
-                self.fail(slot, 1008, "too many messages", Refusal::MessageRate, now)
-            }
+            (Ok(_), Some(Outcome::TooMany)) => self.fail(slot, 1008, "too many messages", Refusal::MessageRate, now),
             (Ok(_), None) => {
                 if let Some(client) = self.slab.at_mut(slot) {
                     client.partial = partial;
@@ -118,11 +100,7 @@ impl Reading<'_> {
             self.outcome = Some(Outcome::PeerClosed(code));
             return ControlFlow::Continue(());
         }
-        if !self.client.allowance.take(
-            self.now,
-            self.settings.message_rate,
-            self.settings.message_burst,
-        ) {
+        if !self.client.allowance.take(self.now, self.settings.message_rate, self.settings.message_burst) {
             self.outcome = Some(Outcome::TooMany);
             return ControlFlow::Break(());
         }
@@ -145,12 +123,7 @@ impl Reading<'_> {
         self.stats.messages_in += 1;
         self.client.asked = true;
         let session = self.client.session.clone();
-        self.events.push_back(Event::Message {
-            conn: self.conn,
-            session,
-            payload: payload.into(),
-            text,
-        });
+        self.events.push_back(Event::Message { conn: self.conn, session, payload: payload.into(), text });
     }
 }
 

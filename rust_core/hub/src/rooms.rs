@@ -47,11 +47,7 @@ pub(crate) struct Rooms {
 
 impl Rooms {
     pub fn new() -> Self {
-        Self {
-            table: HashTable::new(),
-            rooms: Chunked::new(),
-            free: Vec::new(),
-        }
+        Self { table: HashTable::new(), rooms: Chunked::new(), free: Vec::new() }
     }
 
     pub fn len(&self) -> usize {
@@ -59,11 +55,7 @@ impl Rooms {
     }
 
     pub fn find(&self, hash: u64, name: &str) -> Option<u32> {
-        self.table
-            .find(hash, |&room| {
-                self.get(room).is_some_and(|room| &*room.name == name)
-            })
-            .copied()
+        self.table.find(hash, |&room| self.get(room).is_some_and(|room| &*room.name == name)).copied()
     }
 
     pub fn get(&self, room: u32) -> Option<&Room> {
@@ -75,9 +67,7 @@ impl Rooms {
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Room)> {
-        (0u32..)
-            .zip(self.rooms.iter())
-            .filter_map(|(number, room)| Some((number, room.as_ref()?)))
+        (0u32..).zip(self.rooms.iter()).filter_map(|(number, room)| Some((number, room.as_ref()?)))
     }
 
     pub fn join(&mut self, hash: u64, name: &str, slot: u32) -> Joined {
@@ -85,14 +75,8 @@ impl Rooms {
             Some(number) => (number, false),
             None => self.open(hash, name),
         };
-        let new = self.rooms[number as usize]
-            .as_mut()
-            .is_some_and(|room| room.members.insert(slot));
-        Joined {
-            room: number,
-            new,
-            opened,
-        }
+        let new = self.rooms[number as usize].as_mut().is_some_and(|room| room.members.insert(slot));
+        Joined { room: number, new, opened }
     }
 
     pub fn leave(&mut self, number: u32, slot: u32) -> Left {
@@ -110,12 +94,7 @@ impl Rooms {
 
     fn open(&mut self, hash: u64, name: &str) -> (u32, bool) {
         let opened = !self.holds(hash);
-        let room = Some(Room {
-            name: name.into(),
-            hash,
-            members: Members::new(),
-            job: None,
-        });
+        let room = Some(Room { name: name.into(), hash, members: Members::new(), job: None });
         let number = match self.free.pop() {
             Some(number) => {
                 self.rooms[number as usize] = room;
@@ -124,8 +103,7 @@ impl Rooms {
             None => self.rooms.push(room) as u32,
         };
         let rooms = &self.rooms;
-        self.table
-            .insert_unique(hash, number, |&other| hash_of(rooms, other));
+        self.table.insert_unique(hash, number, |&other| hash_of(rooms, other));
         (number, opened)
     }
 
@@ -140,20 +118,14 @@ impl Rooms {
         let rooms = &self.rooms;
         // a storm that has passed must not keep its table
         if self.table.capacity() > 64 && self.table.len() < self.table.capacity() / 8 {
-            self.table
-                .shrink_to(self.table.len() * 2, |&other| hash_of(rooms, other));
+            self.table.shrink_to(self.table.len() * 2, |&other| hash_of(rooms, other));
         }
-        Left::Emptied {
-            hash: (!self.holds(room.hash)).then_some(room.hash),
-            job: room.job,
-        }
+        Left::Emptied { hash: (!self.holds(room.hash)).then_some(room.hash), job: room.job }
     }
 
     /// Whether any room has this hash; two names of one hash are rare and harmless.
     fn holds(&self, hash: u64) -> bool {
-        self.table
-            .iter_hash(hash)
-            .any(|&room| self.get(room).is_some_and(|room| room.hash == hash))
+        self.table.iter_hash(hash).any(|&room| self.get(room).is_some_and(|room| room.hash == hash))
     }
 }
 
@@ -169,39 +141,12 @@ mod tests {
     fn the_first_member_opens_a_room_and_the_last_one_ends_it() {
         let mut rooms = Rooms::new();
         let first = rooms.join(7, "a", 1);
-        assert_eq!(
-            first,
-            Joined {
-                room: 0,
-                new: true,
-                opened: true
-            }
-        );
-        assert_eq!(
-            rooms.join(7, "a", 2),
-            Joined {
-                room: 0,
-                new: true,
-                opened: false
-            }
-        );
-        assert_eq!(
-            rooms.join(7, "a", 2),
-            Joined {
-                room: 0,
-                new: false,
-                opened: false
-            }
-        );
+        assert_eq!(first, Joined { room: 0, new: true, opened: true });
+        assert_eq!(rooms.join(7, "a", 2), Joined { room: 0, new: true, opened: false });
+        assert_eq!(rooms.join(7, "a", 2), Joined { room: 0, new: false, opened: false });
         assert_eq!(rooms.leave(0, 3), Left::NoMember);
         assert_eq!(rooms.leave(0, 1), Left::Others);
-        assert_eq!(
-            rooms.leave(0, 2),
-            Left::Emptied {
-                hash: Some(7),
-                job: None
-            }
-        );
+        assert_eq!(rooms.leave(0, 2), Left::Emptied { hash: Some(7), job: None });
         assert_eq!((rooms.len(), rooms.find(7, "a")), (0, None));
     }
 
@@ -212,20 +157,8 @@ mod tests {
         let b = rooms.join(7, "b", 1);
         assert_ne!(a.room, b.room);
         assert!(a.opened && !b.opened);
-        assert_eq!(
-            rooms.leave(a.room, 1),
-            Left::Emptied {
-                hash: None,
-                job: None
-            }
-        );
-        assert_eq!(
-            rooms.leave(b.room, 1),
-            Left::Emptied {
-                hash: Some(7),
-                job: None
-            }
-        );
+        assert_eq!(rooms.leave(a.room, 1), Left::Emptied { hash: None, job: None });
+        assert_eq!(rooms.leave(b.room, 1), Left::Emptied { hash: Some(7), job: None });
     }
 
     #[test]
@@ -243,11 +176,7 @@ mod tests {
     fn the_table_shrinks_after_a_storm() {
         let mut rooms = Rooms::new();
         for slot in 0..10_000 {
-            rooms.join(
-                u64::from(slot).wrapping_mul(0x9e37_79b9_7f4a_7c15),
-                &slot.to_string(),
-                slot,
-            );
+            rooms.join(u64::from(slot).wrapping_mul(0x9e37_79b9_7f4a_7c15), &slot.to_string(), slot);
         }
         (0..10_000).for_each(|room| assert_ne!(rooms.leave(room, room), Left::NoMember));
         assert!(rooms.table.capacity() <= 64, "{}", rooms.table.capacity());
@@ -255,10 +184,6 @@ mod tests {
 
     #[test]
     fn a_room_costs_at_most_56_bytes_and_its_name() {
-        assert!(
-            size_of::<Option<Room>>() <= 56,
-            "{}",
-            size_of::<Option<Room>>()
-        );
+        assert!(size_of::<Option<Room>>() <= 56, "{}", size_of::<Option<Room>>());
     }
 }

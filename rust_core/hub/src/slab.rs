@@ -22,23 +22,14 @@ pub(crate) struct Slab {
 impl Slab {
     pub fn new(shard: u16, slots_max: usize) -> Self {
         let slots_max = slots_max.min(ConnId::SLOTS_MAX);
-        Self {
-            slots: Chunked::new(),
-            free: Vec::new(),
-            shard,
-            slots_max,
-            live: 0,
-        }
+        Self { slots: Chunked::new(), free: Vec::new(), shard, slots_max, live: 0 }
     }
 
     /// `None` when all slots are taken.
     pub fn insert(&mut self, connection: Connection) -> Option<ConnId> {
         let slot = match self.free.pop() {
             Some(slot) => slot,
-            None if self.slots.len() < self.slots_max => self.slots.push(Slot {
-                generation: 1,
-                tenant: None,
-            }) as u32,
+            None if self.slots.len() < self.slots_max => self.slots.push(Slot { generation: 1, tenant: None }) as u32,
             None => return None,
         };
         self.slots[slot as usize].tenant = Some(connection);
@@ -72,10 +63,7 @@ impl Slab {
 
     pub fn id_at(&self, slot: u32) -> Option<ConnId> {
         let entry = self.slots.get(slot as usize)?;
-        entry
-            .tenant
-            .as_ref()
-            .map(|_| ConnId::new(self.shard, slot, entry.generation))
+        entry.tenant.as_ref().map(|_| ConnId::new(self.shard, slot, entry.generation))
     }
 
     /// How many connections exist.
@@ -89,9 +77,7 @@ impl Slab {
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Connection)> {
-        (0u32..)
-            .zip(self.slots.iter())
-            .filter_map(|(slot, entry)| Some((slot, entry.tenant.as_ref()?)))
+        (0u32..).zip(self.slots.iter()).filter_map(|(slot, entry)| Some((slot, entry.tenant.as_ref()?)))
     }
 }
 

@@ -66,41 +66,20 @@ pub(crate) struct Timers {
 
 impl Timers {
     pub fn new() -> Self {
-        Self {
-            nodes: Chunked::new(),
-            heads: vec![NONE; WHEEL].into(),
-            occupied: vec![0; WHEEL / 64].into(),
-            now: 0,
-        }
+        Self { nodes: Chunked::new(), heads: vec![NONE; WHEEL].into(), occupied: vec![0; WHEEL / 64].into(), now: 0 }
     }
 
     /// Sets the slot's only deadline.
     pub fn arm(&mut self, slot: u32, tick: Tick) {
         self.cancel(slot);
         while self.nodes.len() <= slot as usize {
-            self.nodes.push(Node {
-                next: NONE,
-                prev: NONE,
-                tick: 0,
-                bucket: 0,
-                armed: false,
-            });
+            self.nodes.push(Node { next: NONE, prev: NONE, tick: 0, bucket: 0, armed: false });
         }
         // a deadline already past goes where the next turn of the wheel finds it first
-        let placed = if is_due(tick, self.now as Tick) {
-            self.now as Tick + 1
-        } else {
-            tick
-        };
+        let placed = if is_due(tick, self.now as Tick) { self.now as Tick + 1 } else { tick };
         let bucket = placed as usize % WHEEL;
         let next = self.heads[bucket];
-        self.nodes[slot as usize] = Node {
-            next,
-            prev: NONE,
-            tick,
-            bucket: bucket as u16,
-            armed: true,
-        };
+        self.nodes[slot as usize] = Node { next, prev: NONE, tick, bucket: bucket as u16, armed: true };
         if next != NONE {
             self.nodes[next as usize].prev = slot;
         }
@@ -113,9 +92,7 @@ impl Timers {
             return;
         };
         node.armed = false;
-        let Node {
-            next, prev, bucket, ..
-        } = *node;
+        let Node { next, prev, bucket, .. } = *node;
         if next != NONE {
             self.nodes[next as usize].prev = prev;
         }
@@ -131,10 +108,7 @@ impl Timers {
     }
 
     pub fn deadline(&self, slot: u32) -> Option<Tick> {
-        self.nodes
-            .get(slot as usize)
-            .filter(|node| node.armed)
-            .map(|node| node.tick)
+        self.nodes.get(slot as usize).filter(|node| node.armed).map(|node| node.tick)
     }
 
     /// Disarms every slot whose deadline has come and appends it to `due`.
@@ -152,8 +126,7 @@ impl Timers {
 
     /// When to call `expire` next. It may come early, never late.
     pub fn next(&self) -> Option<Millis> {
-        self.distance_to_occupied()
-            .map(|distance| (self.now + distance) * TICK_MS)
+        self.distance_to_occupied().map(|distance| (self.now + distance) * TICK_MS)
     }
 
     fn empty_bucket(&mut self, bucket: usize, target: Tick, due: &mut Vec<u32>) {
@@ -176,11 +149,7 @@ impl Timers {
         let first = self.occupied[start / 64] & (!0 << (start % 64));
         let found = (0..=words).find_map(|step| {
             let index = (start / 64 + step) % words;
-            let word = if step == 0 {
-                first
-            } else {
-                self.occupied[index]
-            };
+            let word = if step == 0 { first } else { self.occupied[index] };
             (word != 0).then(|| index * 64 + word.trailing_zeros() as usize)
         })?;
         Some(((found + WHEEL - start) % WHEEL) as u64 + 1)
@@ -285,9 +254,8 @@ mod tests {
                 }
                 1 => {
                     now += random() % 200;
-                    let due: Vec<u32> = (0..64)
-                        .filter(|&s| model[s as usize].is_some_and(|at| at <= now / TICK_MS))
-                        .collect();
+                    let due: Vec<u32> =
+                        (0..64).filter(|&s| model[s as usize].is_some_and(|at| at <= now / TICK_MS)).collect();
                     assert_eq!(expired(&mut timers, now), due);
                     due.iter().for_each(|&s| model[s as usize] = None);
                 }

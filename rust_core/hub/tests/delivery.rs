@@ -11,10 +11,7 @@ use support::{
 use tidegate_hub::{Command, ConnId, Effect, Group, Refusal, Settings, settings::OutboxPolicy};
 
 fn world() -> World {
-    World::new(Settings {
-        message_rate: 0,
-        ..Settings::default()
-    })
+    World::new(Settings { message_rate: 0, ..Settings::default() })
 }
 
 fn crowd(world: &mut World, count: usize, room: &str) -> Vec<ConnId> {
@@ -64,10 +61,7 @@ fn what_piles_up_while_a_pass_runs_goes_out_together() {
     let mut world = world();
     let members = crowd(&mut world, 300, "giant");
     world.publish_except("giant", "0", None);
-    assert!(
-        world.hub.drive_writes(100, &mut world.sockets, world.now),
-        "a part of the first pass"
-    );
+    assert!(world.hub.drive_writes(100, &mut world.sockets, world.now), "a part of the first pass");
     let written = world.hub.stats().writes;
     (1..40).for_each(|number| world.publish_except("giant", &number.to_string(), None));
     world.settle();
@@ -101,12 +95,7 @@ fn two_giants_take_turns() {
     world.publish_except("a", "x", None);
     world.publish_except("b", "x", None);
     world.hub.drive_writes(1100, &mut world.sockets, world.now);
-    assert!(
-        b.iter()
-            .filter(|conn| !world.texts(**conn).is_empty())
-            .count()
-            >= 400
-    );
+    assert!(b.iter().filter(|conn| !world.texts(**conn).is_empty()).count() >= 400);
 }
 
 #[test]
@@ -118,31 +107,16 @@ fn who_leaves_in_mid_pass_has_what_was_published_before_and_who_joins_has_not() 
     world.hub.drive_writes(50, &mut world.sockets, world.now);
     let again = members[180];
     for conn in [members[10], members[190], again] {
-        world.hub.handle_command(
-            Command::Leave {
-                conn,
-                room: "room".into(),
-            },
-            world.now,
-        );
+        world.hub.handle_command(Command::Leave { conn, room: "room".into() }, world.now);
     }
     for conn in [late, again] {
-        world.hub.handle_command(
-            Command::Join {
-                conn,
-                room: "room".into(),
-            },
-            world.now,
-        );
+        world.hub.handle_command(Command::Join { conn, room: "room".into() }, world.now);
     }
     world.publish_except("room", "after", None);
     world.settle();
     assert_eq!(world.texts(late), ["after"]);
     assert_eq!(world.texts(again), ["before", "after"]);
-    assert_eq!(
-        (world.texts(members[10]), world.texts(members[190])),
-        (vec!["before".into()], vec!["before".into()])
-    );
+    assert_eq!((world.texts(members[10]), world.texts(members[190])), (vec!["before".into()], vec!["before".into()]));
     assert_eq!(world.texts(members[199]), ["before", "after"]);
     world.hub.check_invariants();
 }
@@ -155,25 +129,12 @@ fn a_slot_let_again_in_mid_pass_gets_nothing_that_was_meant_for_its_last_tenant(
     world.hub.drive_writes(10, &mut world.sockets, world.now);
     world.hub.handle_gone(members[50], None, world.now);
     world.collect();
-    let conn = world
-        .hub
-        .handle_accept(support::world::PEER, world.now)
-        .unwrap();
+    let conn = world.hub.handle_accept(support::world::PEER, world.now).unwrap();
     assert_eq!(conn.slot(), members[50].slot());
     let socket = world.shut.remove(&members[50]).unwrap();
-    world.sockets.0.insert(
-        conn,
-        support::world::Socket {
-            reader: Default::default(),
-            ..socket
-        },
-    );
-    world
-        .hub
-        .handle_bytes(conn, &mut client::request("/ws", ""), world.now);
-    world
-        .hub
-        .handle_command(support::world::admit(conn, &["room"]), world.now);
+    world.sockets.0.insert(conn, support::world::Socket { reader: Default::default(), ..socket });
+    world.hub.handle_bytes(conn, &mut client::request("/ws", ""), world.now);
+    world.hub.handle_command(support::world::admit(conn, &["room"]), world.now);
     world.settle();
     assert!(world.texts(conn).is_empty());
     world.publish("room", "after");
@@ -190,13 +151,7 @@ fn order_holds_while_a_room_grows_and_shrinks() {
         for conn in others {
             world.publish_except("room", &sent.to_string(), None);
             world.hub.drive_writes(20, &mut world.sockets, world.now);
-            world.hub.handle_command(
-                Command::Leave {
-                    conn,
-                    room: "room".into(),
-                },
-                world.now,
-            );
+            world.hub.handle_command(Command::Leave { conn, room: "room".into() }, world.now);
             sent += 1;
         }
     }
@@ -211,9 +166,7 @@ fn a_room_that_empties_in_mid_pass_takes_its_messages_with_it() {
     let hash = world.keys.room("room");
     world.publish_except("room", "x", None);
     world.hub.drive_writes(10, &mut world.sockets, world.now);
-    members
-        .iter()
-        .for_each(|conn| world.hub.handle_gone(*conn, None, world.now));
+    members.iter().for_each(|conn| world.hub.handle_gone(*conn, None, world.now));
     world.settle();
     assert_eq!(world.hub.stats().backlog_bytes_now, 0);
     assert!(world.effects.contains(&Effect::RoomEmptied { hash }));
@@ -226,17 +179,9 @@ fn a_room_that_empties_in_mid_pass_takes_its_messages_with_it() {
 fn a_room_whose_members_all_die_in_one_slice_is_forgotten() {
     let mut world = world();
     let members = crowd(&mut world, 100, "room");
-    members
-        .iter()
-        .for_each(|conn| world.socket(*conn).dead = true);
+    members.iter().for_each(|conn| world.socket(*conn).dead = true);
     world.publish("room", "x");
-    assert_eq!(
-        (
-            world.hub.stats().rooms_now,
-            world.hub.stats().backlog_bytes_now
-        ),
-        (0, 0)
-    );
+    assert_eq!((world.hub.stats().rooms_now, world.hub.stats().backlog_bytes_now), (0, 0));
     assert!(world.sockets.0.is_empty());
     world.hub.check_invariants();
 }
@@ -264,45 +209,24 @@ fn a_slow_member_never_delays_the_others_and_gets_the_rest_when_it_reads() {
 
 #[test]
 fn who_overruns_its_outbox_gets_the_frame_it_is_in_then_a_close() {
-    let settings = Settings {
-        outbox_bytes_max: 1000,
-        ..Settings::default()
-    };
+    let settings = Settings { outbox_bytes_max: 1000, ..Settings::default() };
     let mut world = World::new(settings);
     let slow = world.open(&["room"]);
     world.make_room(slow, 150);
     (0..20).for_each(|_| world.publish("room", &"x".repeat(100)));
-    assert_eq!(
-        (
-            world.refused(Refusal::SlowClose),
-            world.hub.stats().rooms_now
-        ),
-        (1, 0)
-    );
-    assert!(
-        world.hub.stats().outbox_bytes_now < 100,
-        "the rest of one frame and the close"
-    );
+    assert_eq!((world.refused(Refusal::SlowClose), world.hub.stats().rooms_now), (1, 0));
+    assert!(world.hub.stats().outbox_bytes_now < 100, "the rest of one frame and the close");
     world.make_room(slow, 10_000);
     let frames = world.frames(slow);
-    assert_eq!(
-        frames.iter().map(|frame| frame.opcode).collect::<Vec<_>>(),
-        [TEXT, TEXT, CLOSE]
-    );
+    assert_eq!(frames.iter().map(|frame| frame.opcode).collect::<Vec<_>>(), [TEXT, TEXT, CLOSE]);
     assert_eq!(frames[2].close_code(), 1013);
     world.pass(10_100);
-    assert_eq!(
-        (world.is_open(slow), world.closed(slow)),
-        (false, Some(1013))
-    );
+    assert_eq!((world.is_open(slow), world.closed(slow)), (false, Some(1013)));
 }
 
 #[test]
 fn a_burst_larger_than_the_outbox_reaches_a_reader_that_keeps_up() {
-    let mut world = World::new(Settings {
-        outbox_bytes_max: 1000,
-        ..Settings::default()
-    });
+    let mut world = World::new(Settings { outbox_bytes_max: 1000, ..Settings::default() });
     for size in [1, 100] {
         let room = format!("room of {size}");
         let members = crowd(&mut world, size, &room);
@@ -317,10 +241,7 @@ fn a_burst_larger_than_the_outbox_reaches_a_reader_that_keeps_up() {
 
 #[test]
 fn all_slow_readers_together_are_bounded_too() {
-    let settings = Settings {
-        outbox_total_max: 50_000,
-        ..Settings::default()
-    };
+    let settings = Settings { outbox_total_max: 50_000, ..Settings::default() };
     let mut world = World::new(settings);
     let members = crowd(&mut world, 100, "room");
     members.iter().for_each(|conn| world.make_room(*conn, 0));
@@ -335,10 +256,7 @@ fn all_slow_readers_together_are_bounded_too() {
 fn by_policy_the_newest_messages_are_dropped_and_the_connection_stays() {
     let outbox_policy = OutboxPolicy::Drop { messages_max: 10 };
     for size in [1, 100] {
-        let mut world = World::new(Settings {
-            outbox_policy,
-            ..Settings::default()
-        });
+        let mut world = World::new(Settings { outbox_policy, ..Settings::default() });
         let members = crowd(&mut world, size, "room");
         world.make_room(members[0], 1);
         (0..30).for_each(|number| world.publish("room", &number.to_string()));
@@ -364,10 +282,7 @@ fn a_reader_that_takes_nothing_for_the_write_time_out_is_dropped() {
         world.make_room(slow, 5);
     }
     assert_eq!((world.is_open(stuck), world.is_open(slow)), (false, true));
-    assert_eq!(
-        (world.refused(Refusal::WriteTimeout), world.closed(stuck)),
-        (1, Some(1006))
-    );
+    assert_eq!((world.refused(Refusal::WriteTimeout), world.closed(stuck)), (1, Some(1006)));
 }
 
 #[test]
@@ -377,14 +292,7 @@ fn a_close_comes_after_everything_published_before_it() {
     (0..3).for_each(|number| world.publish_except("room", &number.to_string(), None));
     world.hub.drive_writes(10, &mut world.sockets, world.now);
     for conn in &members {
-        world.hub.handle_command(
-            Command::Close {
-                conn: *conn,
-                code: 1000,
-                reason: "".into(),
-            },
-            world.now,
-        );
+        world.hub.handle_command(Command::Close { conn: *conn, code: 1000, reason: "".into() }, world.now);
     }
     world.settle();
     for conn in members {
@@ -401,43 +309,24 @@ fn a_drain_delivers_first_and_closes_everybody_evenly() {
     let members = crowd(&mut world, 100, "room");
     let undecided = world.upgrade("");
     world.publish_except("room", "last words", None);
-    world
-        .hub
-        .handle_command(Command::Drain { within_ms: 10_000 }, world.now);
+    world.hub.handle_command(Command::Drain { within_ms: 10_000 }, world.now);
     world.settle();
-    let told = |world: &mut World| {
-        members
-            .iter()
-            .filter(|conn| world.socket(**conn).reader.buf.contains(&0x88))
-            .count()
-    };
+    let told =
+        |world: &mut World| members.iter().filter(|conn| world.socket(**conn).reader.buf.contains(&0x88)).count();
     assert_eq!(told(&mut world), 1, "the first at once");
     world.command(support::world::admit(undecided, &[]));
-    assert!(
-        world
-            .socket(undecided)
-            .reader
-            .buf
-            .starts_with(b"HTTP/1.1 503 ")
-    );
+    assert!(world.socket(undecided).reader.buf.starts_with(b"HTTP/1.1 503 "));
     let late = world.accept();
     world.receive(late, &client::request("/ws", ""));
     assert!(String::from_utf8_lossy(&world.socket(late).reader.buf).contains("Retry-After: 1"));
     for second in 1..=8usize {
         world.pass(1000);
-        assert!(
-            told(&mut world).abs_diff(second * 100 / 9) <= 3,
-            "{} after {second} s",
-            told(&mut world)
-        );
+        assert!(told(&mut world).abs_diff(second * 100 / 9) <= 3, "{} after {second} s", told(&mut world));
     }
     world.pass(1100);
     for conn in &members {
         let frames = world.frames(*conn);
-        assert_eq!(
-            (frames[0].text(), frames[1].close_code()),
-            ("last words", 1001)
-        );
+        assert_eq!((frames[0].text(), frames[1].close_code()), ("last words", 1001));
     }
     assert!(!world.hub.is_drained());
     world.pass(1000);
@@ -458,10 +347,7 @@ fn a_silent_socket_does_not_hold_up_a_drain() {
 
 #[test]
 fn compressed_and_plain_members_share_a_room() {
-    let mut world = World::new(Settings {
-        compression: true,
-        ..Settings::default()
-    });
+    let mut world = World::new(Settings { compression: true, ..Settings::default() });
     let plain = crowd(&mut world, 50, "room");
     let deflating = world.upgrade("Sec-WebSocket-Extensions: permessage-deflate\r\n");
     world.command(support::world::admit(deflating, &["room"]));
@@ -470,14 +356,7 @@ fn compressed_and_plain_members_share_a_room() {
     assert_eq!(world.texts(plain[0])[0].len(), 1000);
     let socket = world.socket(deflating);
     socket.reader.next();
-    assert!(
-        socket
-            .reader
-            .answer
-            .as_ref()
-            .unwrap()
-            .contains("permessage-deflate")
-    );
+    assert!(socket.reader.answer.as_ref().unwrap().contains("permessage-deflate"));
     world.hub.handle_gone(deflating, None, world.now);
     world.settle();
     assert_eq!(world.hub.stats().deflate_now, 0);
@@ -487,22 +366,13 @@ fn compressed_and_plain_members_share_a_room() {
 fn groups_of_many_messages_keep_their_order_and_their_exclusions() {
     let mut world = world();
     let members = crowd(&mut world, 50, "room");
-    let messages = (0..500)
-        .map(|number| {
-            (
-                text_payload(&number.to_string()),
-                (number % 7 == 0).then_some(members[3]),
-            )
-        })
-        .collect();
+    let messages =
+        (0..500).map(|number| (text_payload(&number.to_string()), (number % 7 == 0).then_some(members[3]))).collect();
     let group = Group::encode("room".into(), world.keys.room("room"), messages);
     world.hub.handle_publish(&Arc::new(group), world.now);
     world.settle();
     assert_eq!(world.texts(members[0]), numbers(500));
-    let expected: Vec<String> = (0..500)
-        .filter(|number| number % 7 != 0)
-        .map(|number| number.to_string())
-        .collect();
+    let expected: Vec<String> = (0..500).filter(|number| number % 7 != 0).map(|number| number.to_string()).collect();
     assert_eq!(world.texts(members[3]), expected);
     assert_eq!(world.hub.stats().broadcasts, 50 * 500 - 72);
 }

@@ -42,21 +42,11 @@ struct Model {
 impl Model {
     fn new(seed: u64) -> Self {
         // time stands still: deadlines have tests of their own
-        let settings = Settings {
-            rooms_max: 4,
-            outbox_bytes_max: 1 << 20,
-            ..Settings::default()
-        };
+        let settings = Settings { rooms_max: 4, outbox_bytes_max: 1 << 20, ..Settings::default() };
         let mut world = World::new(settings);
         let mut random = Random::new(seed);
         world.budget = 1 + random.below(60);
-        Self {
-            world,
-            random,
-            clients: BTreeMap::new(),
-            number: 0,
-            joins: 0,
-        }
+        Self { world, random, clients: BTreeMap::new(), number: 0, joins: 0 }
     }
 
     fn step(&mut self) {
@@ -85,10 +75,7 @@ impl Model {
     }
 
     fn alive(&self) -> Vec<ConnId> {
-        let alive = self
-            .clients
-            .iter()
-            .filter(|(_, client)| !client.closing && !client.dead);
+        let alive = self.clients.iter().filter(|(_, client)| !client.closing && !client.dead);
         alive.map(|(conn, _)| *conn).collect()
     }
 
@@ -98,43 +85,23 @@ impl Model {
         }
         let conn = self.world.accept();
         let mut request = support::client::request("/ws", "");
-        self.world
-            .hub
-            .handle_bytes(conn, &mut request, self.world.now);
+        self.world.hub.handle_bytes(conn, &mut request, self.world.now);
         let rooms: Vec<&'static str> = match self.random.below(3) {
             0 => vec!["everybody"],
             1 => vec!["everybody", "many"],
             _ => vec!["everybody", ROOMS[self.random.below(ROOMS.len())]],
         };
         self.joins += rooms.len();
-        self.world
-            .hub
-            .handle_command(admit(conn, &rooms), self.world.now);
+        self.world.hub.handle_command(admit(conn, &rooms), self.world.now);
         let socket = self.world.sockets.0.get_mut(&conn).unwrap();
-        socket.room = if self.random.one_in(2) {
-            usize::MAX
-        } else {
-            self.random.below(300)
-        };
-        self.clients.insert(
-            conn,
-            Client {
-                rooms: rooms.into_iter().collect(),
-                ..Client::default()
-            },
-        );
+        socket.room = if self.random.one_in(2) { usize::MAX } else { self.random.below(300) };
+        self.clients.insert(conn, Client { rooms: rooms.into_iter().collect(), ..Client::default() });
     }
 
     fn join(&mut self, conn: ConnId) {
         let room = ROOMS[self.random.below(ROOMS.len())];
         self.joins += 1;
-        self.world.hub.handle_command(
-            Command::Join {
-                conn,
-                room: room.into(),
-            },
-            self.world.now,
-        );
+        self.world.hub.handle_command(Command::Join { conn, room: room.into() }, self.world.now);
         if let Some(client) = self.clients.get_mut(&conn) {
             if client.rooms.len() >= 4 && !client.rooms.contains(room) {
                 client.closing = true;
@@ -146,27 +113,14 @@ impl Model {
 
     fn leave(&mut self, conn: ConnId) {
         let room = ROOMS[self.random.below(ROOMS.len())];
-        self.world.hub.handle_command(
-            Command::Leave {
-                conn,
-                room: room.into(),
-            },
-            self.world.now,
-        );
+        self.world.hub.handle_command(Command::Leave { conn, room: room.into() }, self.world.now);
         if let Some(client) = self.clients.get_mut(&conn) {
             client.rooms.remove(room);
         }
     }
 
     fn close(&mut self, conn: ConnId) {
-        self.world.hub.handle_command(
-            Command::Close {
-                conn,
-                code: 4000,
-                reason: "".into(),
-            },
-            self.world.now,
-        );
+        self.world.hub.handle_command(Command::Close { conn, code: 4000, reason: "".into() }, self.world.now);
         if let Some(client) = self.clients.get_mut(&conn) {
             client.closing = true;
         }
@@ -188,26 +142,13 @@ impl Model {
 
     fn publish(&mut self) {
         let room = ROOMS[self.random.below(ROOMS.len())];
-        let excluded = if self.random.one_in(3) {
-            Some(self.pick())
-        } else {
-            None
-        };
+        let excluded = if self.random.one_in(3) { Some(self.pick()) } else { None };
         self.number += 1;
         let padding = "x".repeat(self.random.below(200));
-        self.world
-            .publish_except(room, &format!("{room}:{}:{padding}", self.number), excluded);
+        self.world.publish_except(room, &format!("{room}:{}:{padding}", self.number), excluded);
         for (conn, client) in &mut self.clients {
-            if client.rooms.contains(room)
-                && !client.closing
-                && !client.dead
-                && Some(*conn) != excluded
-            {
-                client
-                    .expected
-                    .entry(room.into())
-                    .or_default()
-                    .push(self.number);
+            if client.rooms.contains(room) && !client.closing && !client.dead && Some(*conn) != excluded {
+                client.expected.entry(room.into()).or_default().push(self.number);
             }
         }
     }
@@ -215,32 +156,20 @@ impl Model {
     fn send(&mut self, conn: ConnId) {
         self.number += 1;
         let payload = text_payload(&format!(":{}:", self.number));
-        self.world
-            .hub
-            .handle_command(Command::Send { conn, payload }, self.world.now);
+        self.world.hub.handle_command(Command::Send { conn, payload }, self.world.now);
         if let Some(client) = self.clients.get_mut(&conn) {
-            client
-                .expected
-                .entry(String::new())
-                .or_default()
-                .push(self.number);
+            client.expected.entry(String::new()).or_default().push(self.number);
         }
     }
 
     fn drive(&mut self) {
         let budget = self.random.below(40);
-        self.world
-            .hub
-            .drive_writes(budget, &mut self.world.sockets, self.world.now);
+        self.world.hub.drive_writes(budget, &mut self.world.sockets, self.world.now);
     }
 
     /// A socket takes a little more, or all there is.
     fn stretch(&mut self, conn: ConnId) {
-        let room = if self.random.one_in(4) {
-            usize::MAX
-        } else {
-            self.random.below(400)
-        };
+        let room = if self.random.one_in(4) { usize::MAX } else { self.random.below(400) };
         if let Some(socket) = self.world.sockets.0.get_mut(&conn) {
             socket.room = room;
             if room > 0 && std::mem::take(&mut socket.full) {
@@ -265,11 +194,7 @@ impl Model {
                 if frame.opcode == TEXT {
                     let mut words = frame.text().split(':');
                     let room = words.next().unwrap().to_string();
-                    client
-                        .received
-                        .entry(room)
-                        .or_default()
-                        .push(words.next().unwrap().parse().unwrap());
+                    client.received.entry(room).or_default().push(words.next().unwrap().parse().unwrap());
                 }
             }
         }
@@ -278,19 +203,13 @@ impl Model {
     fn check(&mut self) {
         self.finish();
         for (conn, client) in &self.clients {
-            assert!(
-                client.dead || client.close_seen == client.closing,
-                "{conn:?}: close frame"
-            );
+            assert!(client.dead || client.close_seen == client.closing, "{conn:?}: close frame");
             let rooms = client.expected.keys().chain(client.received.keys());
             for room in rooms {
                 let expected = client.expected.get(room).map_or(&[][..], Vec::as_slice);
                 let received = client.received.get(room).map_or(&[][..], Vec::as_slice);
                 if client.dead {
-                    assert!(
-                        expected.starts_with(received),
-                        "{conn:?} in {room:?}: {received:?} of {expected:?}"
-                    );
+                    assert!(expected.starts_with(received), "{conn:?} in {room:?}: {received:?} of {expected:?}");
                 } else {
                     assert_eq!(received, expected, "{conn:?} in {room:?}");
                 }
@@ -313,11 +232,8 @@ impl Model {
                 _ => {}
             }
         }
-        let rooms = self
-            .clients
-            .values()
-            .filter(|client| !client.closing && !client.dead)
-            .flat_map(|client| &client.rooms);
+        let rooms =
+            self.clients.values().filter(|client| !client.closing && !client.dead).flat_map(|client| &client.rooms);
         let expected: BTreeSet<u64> = rooms.map(|room| self.world.keys.room(room)).collect();
         // a dead socket nobody wrote to still counts as a member
         assert!(open.is_superset(&expected));
@@ -333,11 +249,7 @@ impl Model {
             }
         }
         for conn in self.clients.keys() {
-            assert_ne!(
-                closed.contains(conn),
-                self.world.is_open(*conn),
-                "{conn:?}: closed and open"
-            );
+            assert_ne!(closed.contains(conn), self.world.is_open(*conn), "{conn:?}: closed and open");
         }
     }
 }

@@ -62,14 +62,7 @@ impl Simulation {
         };
         let mut world = World::new(settings);
         world.budget = 512;
-        Self {
-            world,
-            random: Random::new(seed),
-            clients: Vec::new(),
-            published: [0; 4],
-            came: 0,
-            gone: 0,
-        }
+        Self { world, random: Random::new(seed), clients: Vec::new(), published: [0; 4], came: 0, gone: 0 }
     }
 
     fn arrive(&mut self) {
@@ -77,9 +70,7 @@ impl Simulation {
         let request = client::request("/ws", "");
         let cut = self.random.below(request.len());
         for part in [&request[..cut], &request[cut..]] {
-            self.world
-                .hub
-                .handle_bytes(conn, &mut part.to_vec(), self.world.now);
+            self.world.hub.handle_bytes(conn, &mut part.to_vec(), self.world.now);
         }
         let own = format!("user:{}", self.came);
         self.came += 1;
@@ -91,21 +82,14 @@ impl Simulation {
                 .map(|(_, room)| room),
         );
         let all: Vec<&str> = rooms.iter().copied().chain([own.as_str()]).collect();
-        self.world
-            .hub
-            .handle_command(admit(conn, &all), self.world.now);
+        self.world.hub.handle_command(admit(conn, &all), self.world.now);
         let habit = match self.random.below(100) {
             0..90 => Habit::Healthy,
             90..95 => Habit::Slow,
             95..98 => Habit::Stuck,
             _ => Habit::Mute,
         };
-        self.clients.push(Client {
-            conn,
-            habit,
-            rooms,
-            last: self.published,
-        });
+        self.clients.push(Client { conn, habit, rooms, last: self.published });
     }
 
     fn step(&mut self) {
@@ -121,9 +105,7 @@ impl Simulation {
         self.churn();
         self.talk();
         // the publishes above meet passes under way
-        self.world
-            .hub
-            .drive_writes(2000, &mut self.world.sockets, self.world.now);
+        self.world.hub.drive_writes(2000, &mut self.world.sockets, self.world.now);
         self.publish(0);
         if self.random.one_in(8) {
             (0..BURST).for_each(|_| self.publish(0));
@@ -136,11 +118,7 @@ impl Simulation {
 
     fn publish(&mut self, at: usize) {
         self.published[at] += 1;
-        let text = format!(
-            "{at}:{}:{}",
-            self.published[at],
-            "x".repeat(self.random.below(120))
-        );
+        let text = format!("{at}:{}:{}", self.published[at], "x".repeat(self.random.below(120)));
         self.world.publish_except(SHARED_ROOMS[at], &text, None);
     }
 
@@ -154,16 +132,9 @@ impl Simulation {
                 continue;
             }
             match self.random.below(3) {
-                0 => self
-                    .world
-                    .hub
-                    .handle_gone(client.conn, None, self.world.now),
+                0 => self.world.hub.handle_gone(client.conn, None, self.world.now),
                 1 => self.world.hub.handle_eof(client.conn, self.world.now),
-                _ => self.world.hub.handle_bytes(
-                    client.conn,
-                    &mut client::close(1001),
-                    self.world.now,
-                ),
+                _ => self.world.hub.handle_bytes(client.conn, &mut client::close(1001), self.world.now),
             }
             self.world.collect();
         }
@@ -174,11 +145,7 @@ impl Simulation {
     /// Messages cut anywhere, joins and leaves of rooms that nobody counts.
     fn talk(&mut self) {
         for _ in 0..200 {
-            let Some(client) = self
-                .random
-                .pick(&self.clients)
-                .filter(|client| self.world.is_open(client.conn))
-            else {
+            let Some(client) = self.random.pick(&self.clients).filter(|client| self.world.is_open(client.conn)) else {
                 continue;
             };
             let conn = client.conn;
@@ -218,13 +185,7 @@ impl Simulation {
             Habit::Stuck => self.restock(conn, 0),
             Habit::Slow => self.restock(conn, 1500),
             Habit::Healthy | Habit::Mute => {
-                while self
-                    .world
-                    .sockets
-                    .0
-                    .get(&conn)
-                    .is_some_and(|socket| socket.full)
-                {
+                while self.world.sockets.0.get(&conn).is_some_and(|socket| socket.full) {
                     let room = 1 + self.random.below(3000);
                     self.restock(conn, room);
                     self.world.settle();
@@ -257,37 +218,26 @@ impl Simulation {
             let mut words = frame.text().split(':');
             let room: usize = words.next().unwrap().parse().unwrap();
             let number: u64 = words.next().unwrap().parse().unwrap();
-            assert!(
-                client.rooms.contains(&SHARED_ROOMS[room]),
-                "a message of a room it is not in"
-            );
+            assert!(client.rooms.contains(&SHARED_ROOMS[room]), "a message of a room it is not in");
             // one more than the last: nothing twice, nothing out of order, no silent gap, nothing from before it came
             assert_eq!(number, client.last[room] + 1, "{:?} in {room}", client.conn);
             client.last[room] = number;
         }
         if pings > 0 && client.habit != Habit::Mute && self.world.is_open(client.conn) {
             let (conn, now) = (client.conn, self.world.now);
-            self.world
-                .hub
-                .handle_bytes(conn, &mut client::frame(client::PONG, b""), now);
+            self.world.hub.handle_bytes(conn, &mut client::frame(client::PONG, b""), now);
         }
     }
 
     /// Only who gave a reason is ended by the hub.
     fn check_gone(&self, at: usize) {
         let habit = self.clients[at].habit;
-        assert!(
-            matches!(habit, Habit::Stuck | Habit::Mute | Habit::Slow),
-            "a healthy client was ended"
-        );
+        assert!(matches!(habit, Habit::Stuck | Habit::Mute | Habit::Slow), "a healthy client was ended");
     }
 
     fn check_bounds(&self) {
         let owed = self.world.hub.stats().outbox_bytes_now as usize;
-        assert!(
-            owed <= OUTBOX_TOTAL_MAX + OUTBOX_BYTES_MAX,
-            "{owed} bytes owed"
-        );
+        assert!(owed <= OUTBOX_TOTAL_MAX + OUTBOX_BYTES_MAX, "{owed} bytes owed");
         assert_eq!(self.world.hub.stats().backlog_bytes_now, 0);
     }
 
@@ -296,23 +246,14 @@ impl Simulation {
         for at in 0..self.clients.len() {
             self.read_one(at);
             let client = &self.clients[at];
-            if !matches!(client.habit, Habit::Healthy | Habit::Mute)
-                || !self.world.is_open(client.conn)
-            {
+            if !matches!(client.habit, Habit::Healthy | Habit::Mute) || !self.world.is_open(client.conn) {
                 continue;
             }
             for (at, room) in SHARED_ROOMS.iter().enumerate() {
                 let complete = client.last[at] == self.published[at];
-                assert!(
-                    complete || !client.rooms.contains(room),
-                    "{:?} in {room}",
-                    client.conn
-                );
+                assert!(complete || !client.rooms.contains(room), "{:?} in {room}", client.conn);
             }
-            assert!(
-                !self.world.hub.owns_buffers(client.conn),
-                "an idle client owns a buffer"
-            );
+            assert!(!self.world.hub.owns_buffers(client.conn), "an idle client owns a buffer");
         }
     }
 
@@ -324,57 +265,22 @@ impl Simulation {
         }
         assert!(self.world.hub.is_drained() && self.world.sockets.0.is_empty());
         let stats = self.world.hub.stats();
-        assert_eq!(
-            (
-                stats.connections_now,
-                stats.rooms_now,
-                stats.memberships_now
-            ),
-            (0, 0, 0)
-        );
-        assert_eq!(
-            (
-                stats.outbox_bytes_now,
-                stats.backlog_bytes_now,
-                stats.handshakes_now
-            ),
-            (0, 0, 0)
-        );
+        assert_eq!((stats.connections_now, stats.rooms_now, stats.memberships_now), (0, 0, 0));
+        assert_eq!((stats.outbox_bytes_now, stats.backlog_bytes_now, stats.handshakes_now), (0, 0, 0));
     }
 
     fn check_totals(&self) {
-        let count = |wanted: fn(&Effect) -> bool| {
-            self.world
-                .effects
-                .iter()
-                .filter(|effect| wanted(effect))
-                .count() as u64
-        };
-        assert_eq!(
-            count(|effect| matches!(effect, Effect::Shut { .. })),
-            self.came
-        );
+        let count =
+            |wanted: fn(&Effect) -> bool| self.world.effects.iter().filter(|effect| wanted(effect)).count() as u64;
+        assert_eq!(count(|effect| matches!(effect, Effect::Shut { .. })), self.came);
         assert_eq!(
             count(|effect| matches!(effect, Effect::RoomOpened { .. })),
             count(|effect| matches!(effect, Effect::RoomEmptied { .. }))
         );
-        let closed = self
-            .world
-            .events
-            .iter()
-            .filter(|event| matches!(event, Event::Closed { .. }))
-            .count();
+        let closed = self.world.events.iter().filter(|event| matches!(event, Event::Closed { .. })).count();
         assert_eq!(closed as u64, self.came);
-        for why in [
-            Refusal::PongTimeout,
-            Refusal::WriteTimeout,
-            Refusal::SlowClose,
-        ] {
-            assert!(
-                self.world.refused(why) > 0,
-                "no {} in all that time",
-                why.label()
-            );
+        for why in [Refusal::PongTimeout, Refusal::WriteTimeout, Refusal::SlowClose] {
+            assert!(self.world.refused(why) > 0, "no {} in all that time", why.label());
         }
         assert_eq!(self.world.refused(Refusal::Protocol), 0);
         assert!(self.gone > 100);

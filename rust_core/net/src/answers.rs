@@ -19,27 +19,14 @@ macro_rules! answer {
 }
 
 /// No slot or relay is free.
-pub const CONNECTIONS: &[u8] = answer!(
-    "503 Service Unavailable",
-    "Retry-After: 5\r\n",
-    "{\"error\":\"max_connections\"}",
-    "27"
-);
+pub const CONNECTIONS: &[u8] =
+    answer!("503 Service Unavailable", "Retry-After: 5\r\n", "{\"error\":\"max_connections\"}", "27");
 
-pub const ADDRESS: &[u8] = answer!(
-    "429 Too Many Requests",
-    "Retry-After: 5\r\n",
-    "{\"error\":\"max_connections_per_address\"}",
-    "39"
-);
+pub const ADDRESS: &[u8] =
+    answer!("429 Too Many Requests", "Retry-After: 5\r\n", "{\"error\":\"max_connections_per_address\"}", "39");
 
 /// The HTTP app's socket does not answer.
-pub const HTTP_APP: &[u8] = answer!(
-    "503 Service Unavailable",
-    "Retry-After: 1\r\n",
-    "{\"error\":\"http_app\"}",
-    "20"
-);
+pub const HTTP_APP: &[u8] = answer!("503 Service Unavailable", "Retry-After: 1\r\n", "{\"error\":\"http_app\"}", "20");
 
 /// There is no HTTP app.
 pub const NOT_FOUND: &[u8] = answer!("404 Not Found", "", "{\"error\":\"not_found\"}", "21");
@@ -51,26 +38,13 @@ pub struct Refused {
     pub retry_after_s: u32,
 }
 
-pub const UPGRADE_CONNECTIONS: Refused = Refused {
-    status: 503,
-    body: "{\"error\":\"max_connections\"}",
-    retry_after_s: 5,
-};
-pub const UPGRADE_RATE: Refused = Refused {
-    status: 503,
-    body: "{\"error\":\"handshake_rate\"}",
-    retry_after_s: 1,
-};
-pub const UPGRADE_ADDRESS: Refused = Refused {
-    status: 429,
-    body: "{\"error\":\"max_connections_per_address\"}",
-    retry_after_s: 5,
-};
-pub const UPGRADE_USER: Refused = Refused {
-    status: 429,
-    body: "{\"error\":\"max_connections_per_user\"}",
-    retry_after_s: 5,
-};
+pub const UPGRADE_CONNECTIONS: Refused =
+    Refused { status: 503, body: "{\"error\":\"max_connections\"}", retry_after_s: 5 };
+pub const UPGRADE_RATE: Refused = Refused { status: 503, body: "{\"error\":\"handshake_rate\"}", retry_after_s: 1 };
+pub const UPGRADE_ADDRESS: Refused =
+    Refused { status: 429, body: "{\"error\":\"max_connections_per_address\"}", retry_after_s: 5 };
+pub const UPGRADE_USER: Refused =
+    Refused { status: 429, body: "{\"error\":\"max_connections_per_user\"}", retry_after_s: 5 };
 
 #[cfg(test)]
 mod tests {
@@ -81,14 +55,8 @@ mod tests {
         for answer in [CONNECTIONS, ADDRESS, HTTP_APP, NOT_FOUND] {
             let text = std::str::from_utf8(answer).unwrap();
             let (head, body) = text.split_once("\r\n\r\n").unwrap();
-            assert!(
-                head.contains(&format!("Content-Length: {}\r\n", body.len())),
-                "{text}"
-            );
-            assert!(
-                head.contains("Connection: close") && body.starts_with('{'),
-                "{text}"
-            );
+            assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())), "{text}");
+            assert!(head.contains("Connection: close") && body.starts_with('{'), "{text}");
         }
     }
 }

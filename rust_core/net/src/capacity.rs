@@ -26,11 +26,7 @@ impl Capacity {
         let relays = RELAYS_MAX.min(descriptors / 16);
         let lingers = LINGERS_MAX.min(descriptors / 32);
         let slots = descriptors - OWN - 2 * relays - lingers;
-        Ok(Self {
-            slots: slots.min(ConnId::SLOTS_MAX),
-            relays,
-            lingers,
-        })
+        Ok(Self { slots: slots.min(ConnId::SLOTS_MAX), relays, lingers })
     }
 
     /// As many shards as cores, and more when so many connections need more descriptors than that gives.
@@ -69,10 +65,7 @@ mod tests {
         for descriptors in [64, 65, 256, 1024, 20_000, 1 << 20, 1 << 30] {
             let capacity = Capacity::of(descriptors).unwrap();
             assert!(capacity.slots + 2 * capacity.relays + capacity.lingers + OWN <= descriptors);
-            assert!(
-                capacity.slots > descriptors.min(ConnId::SLOTS_MAX) / 2,
-                "most of it is for connections"
-            );
+            assert!(capacity.slots > descriptors.min(ConnId::SLOTS_MAX) / 2, "most of it is for connections");
         }
     }
 
@@ -80,25 +73,14 @@ mod tests {
     fn a_million_connections_take_sixty_tables_of_twenty_thousand() {
         let capacity = Capacity::of(20_000).unwrap();
         assert_eq!(capacity.shards(2, 1_000_000).unwrap(), 60);
-        assert_eq!(
-            capacity.shards(2, 10_000).unwrap(),
-            2,
-            "one a core where the limit allows"
-        );
+        assert_eq!(capacity.shards(2, 10_000).unwrap(), 2, "one a core where the limit allows");
     }
 
     #[test]
     fn what_cannot_be_served_is_an_error_with_its_cure() {
         let few = Capacity::of(63).unwrap_err().to_string();
         assert!(few.contains("63") && few.contains("ulimit"), "{few}");
-        let many = Capacity::of(1024)
-            .unwrap()
-            .shards(2, 1 << 40)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            many.contains("connections_max") && many.contains("ulimit"),
-            "{many}"
-        );
+        let many = Capacity::of(1024).unwrap().shards(2, 1 << 40).unwrap_err().to_string();
+        assert!(many.contains("connections_max") && many.contains("ulimit"), "{many}");
     }
 }

@@ -25,9 +25,7 @@ struct Stripe {
 
 impl Directory {
     pub fn new() -> Self {
-        Self {
-            stripes: (0..STRIPES).map(|_| Mutex::default()).collect(),
-        }
+        Self { stripes: (0..STRIPES).map(|_| Mutex::default()).collect() }
     }
 
     /// Before the join goes into the shard's mailbox.
@@ -60,18 +58,14 @@ impl Directory {
 
     /// The room's first member on this shard.
     pub fn opened(&self, hash: u64, shard: u16) {
-        let Stripe {
-            present, bitmaps, ..
-        } = &mut *self.stripe(hash);
+        let Stripe { present, bitmaps, .. } = &mut *self.stripe(hash);
         let shards = present.entry(hash).or_insert(Shards::EMPTY);
         *shards = shards.with(shard, bitmaps);
     }
 
     /// The room's last member on this shard left.
     pub fn emptied(&self, hash: u64, shard: u16) {
-        let Stripe {
-            present, bitmaps, ..
-        } = &mut *self.stripe(hash);
+        let Stripe { present, bitmaps, .. } = &mut *self.stripe(hash);
         let Entry::Occupied(mut entry) = present.entry(hash) else {
             return;
         };
@@ -99,16 +93,7 @@ impl Directory {
 
     /// Rooms that have members anywhere.
     pub fn rooms(&self) -> usize {
-        self.stripes
-            .iter()
-            .map(|stripe| {
-                stripe
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .present
-                    .len()
-            })
-            .sum()
+        self.stripes.iter().map(|stripe| stripe.lock().unwrap_or_else(PoisonError::into_inner).present.len()).sum()
     }
 
     /// The bits between those the map uses for the bucket (low) and for its tags (the top seven).
@@ -167,9 +152,7 @@ impl Shards {
     fn of(shards: impl Iterator<Item = u16>) -> Self {
         let packed = shards
             .enumerate()
-            .fold((0, 0u64), |(_, bits), (at, shard)| {
-                (at as u64 + 1, bits | u64::from(shard) << (12 * at))
-            });
+            .fold((0, 0u64), |(_, bits), (at, shard)| (at as u64 + 1, bits | u64::from(shard) << (12 * at)));
         Self(packed.0 << LENGTH_SHIFT | packed.1)
     }
 
@@ -218,12 +201,7 @@ impl Bitmaps {
         if let Some(word) = map.get_mut(usize::from(shard / 64)) {
             *word &= !(1 << (shard % 64));
         }
-        if map
-            .iter()
-            .map(|word| word.count_ones() as usize)
-            .sum::<usize>()
-            > few
-        {
+        if map.iter().map(|word| word.count_ones() as usize).sum::<usize>() > few {
             return None;
         }
         let mut left = Vec::new();
@@ -235,11 +213,7 @@ impl Bitmaps {
 
     fn list(&self, number: u32, shards: &mut Vec<u16>) {
         for (at, word) in self.maps[number as usize].iter().enumerate() {
-            shards.extend(
-                (0..64)
-                    .filter(|bit| word >> bit & 1 == 1)
-                    .map(|bit| (at * 64 + bit) as u16),
-            );
+            shards.extend((0..64).filter(|bit| word >> bit & 1 == 1).map(|bit| (at * 64 + bit) as u16));
         }
     }
 }
@@ -264,9 +238,7 @@ impl std::hash::Hasher for AsIs {
     }
 
     fn write(&mut self, bytes: &[u8]) {
-        bytes
-            .iter()
-            .for_each(|byte| self.0 = self.0 << 8 | u64::from(*byte));
+        bytes.iter().for_each(|byte| self.0 = self.0 << 8 | u64::from(*byte));
     }
 
     fn write_u64(&mut self, hash: u64) {
@@ -301,11 +273,7 @@ mod tests {
     fn a_publish_right_after_a_join_was_submitted_visits_its_shard() {
         let directory = Directory::new();
         directory.join_submitted(1, 3);
-        assert_eq!(
-            shards_of(&directory, 1),
-            [3],
-            "submitted, not yet carried out"
-        );
+        assert_eq!(shards_of(&directory, 1), [3], "submitted, not yet carried out");
         directory.opened(1, 3);
         assert_eq!(shards_of(&directory, 1), [3], "each shard once");
         directory.joined(1, 3);
@@ -328,11 +296,7 @@ mod tests {
         directory.joined(1, 3);
         directory.join_submitted(1, 3);
         directory.emptied(1, 3);
-        assert_eq!(
-            shards_of(&directory, 1),
-            [3],
-            "the first left while the second was on its way"
-        );
+        assert_eq!(shards_of(&directory, 1), [3], "the first left while the second was on its way");
         directory.opened(1, 3);
         directory.joined(1, 3);
         assert_eq!(shards_of(&directory, 1), [3]);
@@ -365,30 +329,18 @@ mod tests {
         println!("seed {seed}");
         let mut state = seed | 1;
         for _ in 0..20_000 {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             // few rooms and a drifting number of shards, so that short and long forms change into each other often
-            let (hash, shard) = (
-                state >> 62,
-                (state >> 40) as u16 % if state >> 61 & 1 == 0 { 12 } else { 4096 },
-            );
+            let (hash, shard) = (state >> 62, (state >> 40) as u16 % if state >> 61 & 1 == 0 { 12 } else { 4096 });
             if state >> 33 & 1 == 0 {
                 directory.opened(hash, shard);
                 model.insert((hash, shard));
             } else {
-                let shard = model
-                    .iter()
-                    .find(|(of, _)| *of == hash)
-                    .map_or(shard, |(_, first)| *first);
+                let shard = model.iter().find(|(of, _)| *of == hash).map_or(shard, |(_, first)| *first);
                 directory.emptied(hash, shard);
                 model.remove(&(hash, shard));
             }
-            let expected: Vec<u16> = model
-                .iter()
-                .filter(|(of, _)| *of == hash)
-                .map(|(_, shard)| *shard)
-                .collect();
+            let expected: Vec<u16> = model.iter().filter(|(of, _)| *of == hash).map(|(_, shard)| *shard).collect();
             assert_eq!(shards_of(&directory, hash), expected);
         }
     }

@@ -16,8 +16,8 @@ use std::{
 use tidegate_hub::{Command, ConnId, Event};
 
 use crate::{
-    EngineOptions, Order, StartError, capacity, capacity::Capacity, fds::descriptors_max,
-    listener::Port, networks::Networks, shard::Shard, shared::Shared, stats, submit, threads, tls,
+    EngineOptions, Order, StartError, capacity, capacity::Capacity, fds::descriptors_max, listener::Port,
+    networks::Networks, shard::Shard, shared::Shared, stats, submit, threads, tls,
 };
 
 pub struct Engine {
@@ -30,26 +30,16 @@ impl Engine {
     /// Binds the port and starts the shards; clients are served from here on.
     pub fn start(options: EngineOptions) -> Result<Engine, StartError> {
         let trusted = Networks::parse(&options.proxy_trusted).map_err(StartError::Option)?;
-        let tls = options
-            .tls
-            .as_ref()
-            .map(|pem| tls::config(&pem.certificate, &pem.key))
-            .transpose();
+        let tls = options.tls.as_ref().map(|pem| tls::config(&pem.certificate, &pem.key)).transpose();
         let tls = tls.map_err(StartError::Option)?;
-        let descriptors = descriptors_max()
-            .map_err(|error| StartError::os("cannot read RLIMIT_NOFILE", error))?;
+        let descriptors = descriptors_max().map_err(|error| StartError::os("cannot read RLIMIT_NOFILE", error))?;
         let capacity = Capacity::of(descriptors)?;
         let shards = shards(&options, capacity)?;
         let port = Port::claim(&options.host, options.port)?;
         let shared = Shared::new(options, trusted, tls, capacity, shards);
-        let shared =
-            shared.map_err(|error| StartError::os("cannot make the engine's eventfds", error))?;
+        let shared = shared.map_err(|error| StartError::os("cannot make the engine's eventfds", error))?;
         let threads = Mutex::default();
-        let engine = Engine {
-            shared: Arc::new(shared),
-            port: port.address.port(),
-            threads,
-        };
+        let engine = Engine { shared: Arc::new(shared), port: port.address.port(), threads };
         // on an error the engine is dropped, which ends the shards that did start
         engine.start_shards(port.address)?;
         Ok(engine)
@@ -98,18 +88,17 @@ impl Engine {
     /// Counters summed over the shards, by the names of the fields of `Stats`, and `refused.REASON`, `shards`, `shard_lag_us_max`,
     /// `http_relays_now`, `events_queued_now`.
     pub fn stats(&self) -> Vec<(String, u64)> {
-        stats::sum(
-            &self.shared.reports,
-            self.shared.directory.rooms(),
-            self.shared.events.len(),
-        )
+        stats::sum(&self.shared.reports, self.shared.directory.rooms(), self.shared.events.len())
     }
 
     /// New TLS handshakes use this certificate; an error names what is wrong with it, and the old one stays.
     pub fn set_tls(&self, certificate_pem: &[u8], key_pem: &[u8]) -> Result<(), String> {
         let config = tls::config(certificate_pem, key_pem)?;
         if self.shared.tls().is_none() {
-            return Err("TLS is off: it cannot be switched on while clients are served; restart with certificate and key".into());
+            return Err(
+                "TLS is off: it cannot be switched on while clients are served; restart with certificate and key"
+                    .into(),
+            );
         }
         self.shared.set_tls(config);
         Ok(())
@@ -128,8 +117,7 @@ impl Engine {
     /// Ends all shards at once and joins their threads; later calls do nothing, and `submit` drops what it is given.
     pub fn stop(&self) {
         self.shared.stop();
-        let threads =
-            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {
             // a shard catches its own panics; if one escaped, its connections are gone and there is nobody to tell
             drop(thread.join());
@@ -141,28 +129,16 @@ impl Engine {
         let (told, tells) = mpsc::channel();
         let failed = |error| StartError::os("cannot start a shard", error);
         for number in 0..self.shared.mailboxes.len() {
-            let thread = self
-                .start_shard(number as u16, address, told.clone())
-                .map_err(failed)?;
-            self.threads
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(thread);
+            let thread = self.start_shard(number as u16, address, told.clone()).map_err(failed)?;
+            self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
         }
         drop(told);
         // one answer a shard, and the end of the channel if a shard dies without one
         let answers: Vec<io::Result<()>> = tells.iter().collect();
         let started = answers.len();
-        answers
-            .into_iter()
-            .collect::<io::Result<()>>()
-            .map_err(failed)?;
+        answers.into_iter().collect::<io::Result<()>>().map_err(failed)?;
         let died = || failed(io::Error::other("its thread died"));
-        if started == self.shared.mailboxes.len() {
-            Ok(())
-        } else {
-            Err(died())
-        }
+        if started == self.shared.mailboxes.len() { Ok(()) } else { Err(died()) }
     }
 
     fn start_shard(
@@ -172,18 +148,15 @@ impl Engine {
         told: Sender<io::Result<()>>,
     ) -> io::Result<JoinHandle<()>> {
         let shared = self.shared.clone();
-        threads::spawn(
-            format!("tidegate-shard-{number}"),
-            move || match Shard::open(number, shared, address) {
-                Ok(shard) => {
-                    // the engine waits for this, so somebody listens
-                    drop(told.send(Ok(())));
-                    drop(told);
-                    shard.run();
-                }
-                Err(error) => drop(told.send(Err(error))),
-            },
-        )
+        threads::spawn(format!("tidegate-shard-{number}"), move || match Shard::open(number, shared, address) {
+            Ok(shard) => {
+                // the engine waits for this, so somebody listens
+                drop(told.send(Ok(())));
+                drop(told);
+                shard.run();
+            }
+            Err(error) => drop(told.send(Err(error))),
+        })
     }
 }
 

@@ -28,10 +28,7 @@ impl Epoll {
     pub fn new() -> io::Result<Self> {
         // SAFETY: no memory is passed.
         let fd = own(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
-        Ok(Self {
-            fd,
-            events: vec![libc::epoll_event { events: 0, u64: 0 }; EVENTS_A_WAIT],
-        })
+        Ok(Self { fd, events: vec![libc::epoll_event { events: 0, u64: 0 }; EVENTS_A_WAIT] })
     }
 
     pub fn add(&self, fd: RawFd, token: u64) -> io::Result<()> {
@@ -40,12 +37,7 @@ impl Epoll {
 
     /// For a descriptor that is only read from: an eventfd would tell each reading of it as "writable again".
     pub fn add_source(&self, fd: RawFd, token: u64) -> io::Result<()> {
-        self.control(
-            libc::EPOLL_CTL_ADD,
-            fd,
-            token,
-            libc::EPOLLIN | libc::EPOLLET,
-        )
+        self.control(libc::EPOLL_CTL_ADD, fd, token, libc::EPOLLIN | libc::EPOLLET)
     }
 
     /// Gives a registered descriptor another token; what is ready is told again.
@@ -57,32 +49,18 @@ impl Epoll {
     pub fn wait(&mut self, timeout_ms: i32, ready: &mut Vec<Ready>) -> io::Result<()> {
         let capacity = self.events.len() as libc::c_int;
         // SAFETY: the kernel writes at most `capacity` events to the vector, which has that many.
-        let told = unsafe {
-            libc::epoll_wait(
-                self.fd.as_raw_fd(),
-                self.events.as_mut_ptr(),
-                capacity,
-                timeout_ms,
-            )
-        };
+        let told = unsafe { libc::epoll_wait(self.fd.as_raw_fd(), self.events.as_mut_ptr(), capacity, timeout_ms) };
         let told = match check(told) {
             Ok(told) => told as usize,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
             Err(error) => return Err(error),
         };
-        ready.extend(
-            self.events[..told]
-                .iter()
-                .map(|event| Ready::from_bits(event.u64, event.events as i32)),
-        );
+        ready.extend(self.events[..told].iter().map(|event| Ready::from_bits(event.u64, event.events as i32)));
         Ok(())
     }
 
     fn control(&self, operation: i32, fd: RawFd, token: u64, bits: i32) -> io::Result<()> {
-        let mut event = libc::epoll_event {
-            events: bits as u32,
-            u64: token,
-        };
+        let mut event = libc::epoll_event { events: bits as u32, u64: token };
         // SAFETY: the pointer is to `event`, which lives past the call; the kernel copies it.
         check(unsafe { libc::epoll_ctl(self.fd.as_raw_fd(), operation, fd, &mut event) }).map(drop)
     }
@@ -118,10 +96,7 @@ mod tests {
         let mut wait = || {
             let mut ready = Vec::new();
             epoll.wait(0, &mut ready).unwrap();
-            ready
-                .iter()
-                .map(|ready| (ready.token, ready.readable, ready.writable))
-                .collect::<Vec<_>>()
+            ready.iter().map(|ready| (ready.token, ready.readable, ready.writable)).collect::<Vec<_>>()
         };
         assert_eq!(wait(), [(7, false, true)]);
         assert_eq!(wait(), []);

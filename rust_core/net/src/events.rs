@@ -32,11 +32,7 @@ struct Queue {
 
 impl Events {
     pub fn new() -> io::Result<Self> {
-        Ok(Self {
-            queue: Mutex::default(),
-            owner: eventfd()?,
-            full: AtomicBool::new(false),
-        })
+        Ok(Self { queue: Mutex::default(), owner: eventfd()?, full: AtomicBool::new(false) })
     }
 
     pub fn wake(&self) -> Wake {
@@ -94,19 +90,10 @@ impl Events {
 fn bytes_of(event: &Event) -> usize {
     size_of::<Event>()
         + match event {
-            Event::Upgrade {
-                target, headers, ..
-            } => {
-                target.len()
-                    + headers
-                        .iter()
-                        .flatten()
-                        .map(|value| value.len() + size_of::<usize>())
-                        .sum::<usize>()
+            Event::Upgrade { target, headers, .. } => {
+                target.len() + headers.iter().flatten().map(|value| value.len() + size_of::<usize>()).sum::<usize>()
             }
-            Event::Message {
-                session, payload, ..
-            } => session.len() + payload.len(),
+            Event::Message { session, payload, .. } => session.len() + payload.len(),
             Event::Closed { session, .. } => session.len(),
             Event::Failed { .. } => 0,
         }
@@ -126,20 +113,11 @@ mod tests {
     use super::*;
 
     fn message(number: u64, len: usize) -> Event {
-        Event::Message {
-            conn: ConnId(number),
-            session: Box::default(),
-            payload: vec![0; len].into(),
-            text: true,
-        }
+        Event::Message { conn: ConnId(number), session: Box::default(), payload: vec![0; len].into(), text: true }
     }
 
     fn is_signalled(events: &Events) -> bool {
-        let mut poll = libc::pollfd {
-            fd: events.wake().fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        };
+        let mut poll = libc::pollfd { fd: events.wake().fd(), events: libc::POLLIN, revents: 0 };
         // SAFETY: one pollfd, as the count says.
         unsafe { libc::poll(&mut poll, 1, 0) == 1 }
     }
@@ -161,11 +139,7 @@ mod tests {
     #[test]
     fn too_many_events_stop_the_reading_until_half_are_taken() {
         let events = Events::new().unwrap();
-        events.push(
-            &mut (0..EVENTS_MAX as u64)
-                .map(|number| message(number, 0))
-                .collect(),
-        );
+        events.push(&mut (0..EVENTS_MAX as u64).map(|number| message(number, 0)).collect());
         assert!(events.is_full());
         let mut taken = Vec::new();
         assert!(!events.drain(EVENTS_MAX / 2, &mut taken));

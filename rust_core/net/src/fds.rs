@@ -11,11 +11,7 @@ use std::{
 
 /// Turns the -1 of a system call into the error it stands for.
 pub fn check(result: libc::c_int) -> io::Result<libc::c_int> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result)
-    }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 /// The same for calls that return a length.
@@ -67,19 +63,12 @@ impl Wake {
 ///
 /// Closing comes first because a descriptor inherited by accident would keep somebody else's socket alive.
 pub fn own_table(kept: &[RawFd]) -> io::Result<()> {
-    let mut kept: Vec<u32> = kept
-        .iter()
-        .filter_map(|fd| u32::try_from(*fd).ok())
-        .collect();
+    let mut kept: Vec<u32> = kept.iter().filter_map(|fd| u32::try_from(*fd).ok()).collect();
     kept.sort_unstable();
     let mut first = FIRST_AFTER_STDIO;
     for fd in kept.into_iter().chain([u32::MAX]) {
         // the last piece ends at the largest number there is, the others just before a kept one
-        let last = if fd == u32::MAX {
-            fd
-        } else {
-            fd.saturating_sub(1)
-        };
+        let last = if fd == u32::MAX { fd } else { fd.saturating_sub(1) };
         if first <= last {
             close_range(first, last)?;
         }
@@ -92,27 +81,17 @@ fn close_range(first: u32, last: u32) -> io::Result<()> {
     let flags = libc::CLOSE_RANGE_UNSHARE;
     // SAFETY: no memory is passed. The first call makes the table this thread's own, so that no other thread's descriptor is closed.
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// How many descriptors a table may hold. The soft limit is raised to the hard one first, as Go's runtime does: the hard one is what
 /// the operator allows, the soft one only protects programs that use select(2).
 pub fn descriptors_max() -> io::Result<usize> {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the pointer is to `limit`, which lives past the call.
     check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) })?;
     if limit.rlim_cur < limit.rlim_max {
-        let raised = libc::rlimit {
-            rlim_cur: limit.rlim_max,
-            ..limit
-        };
+        let raised = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
         // SAFETY: the pointer is to `raised`, which lives past the call.
         if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raised) } == 0 {
             limit = raised;
@@ -142,10 +121,7 @@ mod tests {
             (is_open(2), is_open(kept_fd), is_open(other_fd))
         });
         assert_eq!(seen.join().unwrap(), (true, true, false));
-        assert!(
-            is_open(other_fd),
-            "the thread's closing must not reach the process's table"
-        );
+        assert!(is_open(other_fd), "the thread's closing must not reach the process's table");
     }
 
     #[test]
@@ -156,10 +132,7 @@ mod tests {
             own_table(&[raw[4], raw[1], raw[4], raw[2]]).unwrap();
             raw.iter().map(|fd| is_open(*fd)).collect::<Vec<_>>()
         });
-        assert_eq!(
-            seen.join().unwrap(),
-            [false, true, true, false, true, false]
-        );
+        assert_eq!(seen.join().unwrap(), [false, true, true, false, true, false]);
     }
 
     #[test]

@@ -27,10 +27,7 @@ pub struct Debt {
 
 impl SharedLimits {
     pub fn new(caps: Caps) -> Self {
-        Self {
-            caps,
-            limits: Mutex::new(Limits::new(caps)),
-        }
+        Self { caps, limits: Mutex::new(Limits::new(caps)) }
     }
 
     /// Counts a connection from `peer`.
@@ -40,10 +37,7 @@ impl SharedLimits {
         }
         let address = keys.room(&network_of(peer).to_string());
         self.lock().connect(address)?;
-        Ok(Some(Box::new(Debt {
-            address: Some(address),
-            user: None,
-        })))
+        Ok(Some(Box::new(Debt { address: Some(address), user: None })))
     }
 
     /// Counts one of `connections_max` and one handshake.
@@ -107,12 +101,8 @@ mod tests {
 
     #[test]
     fn a_limit_that_is_off_costs_no_memory() {
-        let limits = SharedLimits::new(Caps {
-            connections_max: 1,
-            per_address_max: 0,
-            per_user_max: 0,
-            handshakes_per_s: 0,
-        });
+        let limits =
+            SharedLimits::new(Caps { connections_max: 1, per_address_max: 0, per_user_max: 0, handshakes_per_s: 0 });
         let keys = Keys::new(RandomState::new());
         let mut debt = limits.connect(&keys, [127, 0, 0, 1].into()).unwrap();
         limits.admit_user(7, &mut debt).unwrap();
@@ -121,20 +111,14 @@ mod tests {
 
     #[test]
     fn what_was_taken_is_given_back_once() {
-        let limits = SharedLimits::new(Caps {
-            connections_max: 9,
-            per_address_max: 1,
-            per_user_max: 1,
-            handshakes_per_s: 0,
-        });
+        let limits =
+            SharedLimits::new(Caps { connections_max: 9, per_address_max: 1, per_user_max: 1, handshakes_per_s: 0 });
         let keys = Keys::new(RandomState::new());
         let peer = IpAddr::from([192, 0, 2, 1]);
         for _ in 0..3 {
             let mut debt = limits.connect(&keys, peer).unwrap();
             limits.admit_user(7, &mut debt).unwrap();
-            limits
-                .admit_user(7, &mut debt)
-                .expect("a second answer to one connection does not count");
+            limits.admit_user(7, &mut debt).expect("a second answer to one connection does not count");
             assert_eq!(limits.connect(&keys, peer), Err(Refusal::Address));
             assert_eq!(limits.admit_user(7, &mut None), Err(Refusal::User));
             limits.give_back(false, debt);

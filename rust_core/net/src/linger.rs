@@ -27,27 +27,15 @@ struct Lingering {
 
 impl Lingers {
     pub fn new(len_max: usize) -> Self {
-        Self {
-            clients: Numbered::new(len_max),
-            deadlines: VecDeque::new(),
-        }
+        Self { clients: Numbered::new(len_max), deadlines: VecDeque::new() }
     }
 
     /// Sees a socket off. If it stays for a while, `watch` is told the number under which its events must come.
-    pub fn see_off(
-        &mut self,
-        mut client: Client,
-        scratch: &mut [u8],
-        now: Millis,
-        watch: impl FnOnce(Number) -> bool,
-    ) {
+    pub fn see_off(&mut self, mut client: Client, scratch: &mut [u8], now: Millis, watch: impl FnOnce(Number) -> bool) {
         if let Some(tls) = &mut client.tls {
             tls.end(client.socket.as_raw_fd());
         }
-        let mut lingering = Lingering {
-            client,
-            ended: false,
-        };
+        let mut lingering = Lingering { client, ended: false };
         if lingering.turn(scratch) || self.clients.is_full() {
             return;
         }
@@ -59,11 +47,7 @@ impl Lingers {
     }
 
     pub fn handle_ready(&mut self, number: Number, scratch: &mut [u8]) {
-        if self
-            .clients
-            .get(number)
-            .is_some_and(|lingering| lingering.turn(scratch))
-        {
+        if self.clients.get(number).is_some_and(|lingering| lingering.turn(scratch)) {
             self.clients.remove(number);
         }
     }
@@ -123,10 +107,7 @@ mod tests {
 
     fn see_off(lingers: &mut Lingers, near: UnixStream) -> Option<Number> {
         let mut given = None;
-        let client = Client {
-            socket: near.into(),
-            tls: None,
-        };
+        let client = Client { socket: near.into(), tls: None };
         lingers.see_off(client, &mut [0; 1024], 0, |number| {
             given = Some(number);
             true

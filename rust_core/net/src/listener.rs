@@ -30,10 +30,7 @@ impl Port {
             let probe = bind(address, false)?;
             set_option(probe.as_raw_fd(), libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
             let bound = local_address(&probe)?;
-            Ok(Self {
-                address: SocketAddr::new(address.ip(), bound.port()),
-                _probe: probe,
-            })
+            Ok(Self { address: SocketAddr::new(address.ip(), bound.port()), _probe: probe })
         };
         claim().map_err(|error| StartError::os(claim_failed(address, &error), error))
     }
@@ -69,14 +66,7 @@ pub fn accept(listener: &OwnedFd) -> Accepted {
     let mut len = mem::size_of_val(&address) as libc::socklen_t;
     let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
     // SAFETY: the kernel writes at most `len` bytes to `address` and then its length to `len`; both live past the call.
-    let result = unsafe {
-        libc::accept4(
-            listener.as_raw_fd(),
-            (&raw mut address).cast(),
-            &mut len,
-            flags,
-        )
-    };
+    let result = unsafe { libc::accept4(listener.as_raw_fd(), (&raw mut address).cast(), &mut len, flags) };
     match own(result) {
         Ok(socket) => match address_of(&address) {
             Some(peer) => Accepted::Socket(socket, peer.ip().to_canonical()),
@@ -100,35 +90,21 @@ fn resolve(host: &str, port: u16) -> Result<SocketAddr, StartError> {
     if host.is_empty() {
         return Ok(every_address(port));
     }
-    let unknown = |error| {
-        StartError::os(
-            format!("host {host:?} is no address of this machine; use 0.0.0.0 for all"),
-            error,
-        )
-    };
+    let unknown =
+        |error| StartError::os(format!("host {host:?} is no address of this machine; use 0.0.0.0 for all"), error);
     let mut found = (host, port).to_socket_addrs().map_err(unknown)?;
-    found
-        .next()
-        .ok_or_else(|| unknown(io::Error::from(io::ErrorKind::AddrNotAvailable)))
+    found.next().ok_or_else(|| unknown(io::Error::from(io::ErrorKind::AddrNotAvailable)))
 }
 
 /// An IPv6 socket serves IPv4 too, unless the machine has no IPv6.
 fn every_address(port: u16) -> SocketAddr {
     let both = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
     let usable = bind(SocketAddr::new(both.ip(), 0), false).is_ok();
-    if usable {
-        both
-    } else {
-        SocketAddr::new([0, 0, 0, 0].into(), port)
-    }
+    if usable { both } else { SocketAddr::new([0, 0, 0, 0].into(), port) }
 }
 
 fn bind(address: SocketAddr, shared: bool) -> io::Result<OwnedFd> {
-    let family = if address.is_ipv4() {
-        libc::AF_INET
-    } else {
-        libc::AF_INET6
-    };
+    let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
     // SAFETY: no memory is passed.
     let socket = own(unsafe { libc::socket(family, kind, 0) })?;
@@ -165,9 +141,7 @@ fn storage_of(address: SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) 
             let inner = libc::sockaddr_in {
                 sin_family: libc::AF_INET as libc::sa_family_t,
                 sin_port: v4.port().to_be(),
-                sin_addr: libc::in_addr {
-                    s_addr: u32::from(*v4.ip()).to_be(),
-                },
+                sin_addr: libc::in_addr { s_addr: u32::from(*v4.ip()).to_be() },
                 sin_zero: [0; 8],
             };
             // SAFETY: a sockaddr_storage is large and aligned enough for every kind of address.
@@ -179,9 +153,7 @@ fn storage_of(address: SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) 
                 sin6_family: libc::AF_INET6 as libc::sa_family_t,
                 sin6_port: v6.port().to_be(),
                 sin6_flowinfo: v6.flowinfo(),
-                sin6_addr: libc::in6_addr {
-                    s6_addr: v6.ip().octets(),
-                },
+                sin6_addr: libc::in6_addr { s6_addr: v6.ip().octets() },
                 sin6_scope_id: v6.scope_id(),
             };
             // SAFETY: a sockaddr_storage is large and aligned enough for every kind of address.
@@ -203,10 +175,7 @@ fn address_of(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
         libc::AF_INET6 => {
             // SAFETY: as above.
             let inner = unsafe { place.cast::<libc::sockaddr_in6>().read() };
-            Some(SocketAddr::new(
-                inner.sin6_addr.s6_addr.into(),
-                u16::from_be(inner.sin6_port),
-            ))
+            Some(SocketAddr::new(inner.sin6_addr.s6_addr.into(), u16::from_be(inner.sin6_port)))
         }
         _ => None,
     }
@@ -215,21 +184,14 @@ fn address_of(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
 fn claim_failed(address: SocketAddr, error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::AddrInUse => {
-            format!(
-                "port {} is in use by another program: stop it or choose another port",
-                address.port()
-            )
+            format!("port {} is in use by another program: stop it or choose another port", address.port())
         }
         io::ErrorKind::PermissionDenied => {
-            format!(
-                "port {} needs privileges (CAP_NET_BIND_SERVICE): choose one above 1023",
-                address.port()
-            )
+            format!("port {} needs privileges (CAP_NET_BIND_SERVICE): choose one above 1023", address.port())
         }
-        io::ErrorKind::AddrNotAvailable => format!(
-            "{} is no address of this machine; use 0.0.0.0 for all",
-            address.ip()
-        ),
+        io::ErrorKind::AddrNotAvailable => {
+            format!("{} is no address of this machine; use 0.0.0.0 for all", address.ip())
+        }
         _ => format!("cannot listen on {address}"),
     }
 }
@@ -246,15 +208,8 @@ mod tests {
     fn option_of(socket: &OwnedFd, name: libc::c_int) -> i32 {
         let (mut value, mut len) = (0i32, 4 as libc::socklen_t);
         // SAFETY: pointer and length describe `value`.
-        let result = unsafe {
-            libc::getsockopt(
-                socket.as_raw_fd(),
-                libc::IPPROTO_TCP,
-                name,
-                (&raw mut value).cast(),
-                &mut len,
-            )
-        };
+        let result =
+            unsafe { libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, name, (&raw mut value).cast(), &mut len) };
         check(result).unwrap();
         value
     }
@@ -285,26 +240,17 @@ mod tests {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = taken.local_addr().unwrap().port();
         let error = Port::claim("127.0.0.1", port).err().unwrap().to_string();
-        assert!(
-            error.contains(&format!("port {port} is in use")) && error.contains("choose another"),
-            "{error}"
-        );
+        assert!(error.contains(&format!("port {port} is in use")) && error.contains("choose another"), "{error}");
     }
 
     #[test]
     fn a_second_engine_is_kept_out_although_shards_share_the_port() {
         let port = Port::claim("127.0.0.1", 0).unwrap();
-        let _shards = [
-            listen(port.address, 0).unwrap(),
-            listen(port.address, 0).unwrap(),
-        ];
+        let _shards = [listen(port.address, 0).unwrap(), listen(port.address, 0).unwrap()];
         assert!(Port::claim("127.0.0.1", port.address.port()).is_err());
         let number = port.address.port();
         drop(port);
-        assert!(
-            Port::claim("127.0.0.1", number).is_err(),
-            "also once the probe is gone"
-        );
+        assert!(Port::claim("127.0.0.1", number).is_err(), "also once the probe is gone");
     }
 
     #[test]

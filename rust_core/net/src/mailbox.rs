@@ -35,12 +35,7 @@ pub struct Mailbox {
 impl Mailbox {
     pub fn new() -> io::Result<Self> {
         let (mail, queued, backlog) = Default::default();
-        Ok(Self {
-            mail,
-            owner: eventfd()?,
-            queued,
-            backlog,
-        })
+        Ok(Self { mail, owner: eventfd()?, queued, backlog })
     }
 
     pub fn wake(&self) -> Wake {
@@ -52,8 +47,7 @@ impl Mailbox {
         if mail.is_empty() {
             return;
         }
-        self.queued
-            .fetch_add(mail.iter().map(Mail::bytes).sum(), Ordering::Relaxed);
+        self.queued.fetch_add(mail.iter().map(Mail::bytes).sum(), Ordering::Relaxed);
         let mut waiting = self.lock();
         let first = waiting.is_empty();
         waiting.append(mail);
@@ -96,11 +90,7 @@ impl Mail {
             Mail::Publish(group) => group.len_bytes() + MAIL_BYTES,
             Mail::Command(Command::Send { payload, .. }) => payload.bytes.len() + MAIL_BYTES,
             Mail::Command(Command::Admit { payloads, .. }) => {
-                payloads
-                    .iter()
-                    .map(|payload| payload.bytes.len())
-                    .sum::<usize>()
-                    + MAIL_BYTES
+                payloads.iter().map(|payload| payload.bytes.len()).sum::<usize>() + MAIL_BYTES
             }
             Mail::Command(_) => MAIL_BYTES,
         }
@@ -115,17 +105,11 @@ pub struct Pressure {
 
 impl Pressure {
     pub fn new(bound_bytes: usize) -> Self {
-        Self {
-            bound_bytes,
-            told: AtomicBool::new(false),
-        }
+        Self { bound_bytes, told: AtomicBool::new(false) }
     }
 
     pub fn is_on(&self, mailboxes: &[Mailbox]) -> bool {
-        if mailboxes
-            .iter()
-            .all(|mailbox| mailbox.load_bytes() <= self.bound_bytes)
-        {
+        if mailboxes.iter().all(|mailbox| mailbox.load_bytes() <= self.bound_bytes) {
             return false;
         }
         self.told.store(true, Ordering::SeqCst);
@@ -136,9 +120,7 @@ impl Pressure {
     /// Whether pressure was told and now ends: every shard is under half of the bound. True for one caller only.
     pub fn is_over(&self, mailboxes: &[Mailbox]) -> bool {
         self.told.load(Ordering::SeqCst)
-            && mailboxes
-                .iter()
-                .all(|mailbox| mailbox.load_bytes() <= self.bound_bytes / 2)
+            && mailboxes.iter().all(|mailbox| mailbox.load_bytes() <= self.bound_bytes / 2)
             && self.told.swap(false, Ordering::SeqCst)
     }
 }
@@ -153,29 +135,16 @@ mod tests {
     use super::*;
 
     fn leave(number: u64) -> Mail {
-        Mail::Command(Command::Leave {
-            conn: ConnId(number),
-            room: "room".into(),
-        })
+        Mail::Command(Command::Leave { conn: ConnId(number), room: "room".into() })
     }
 
     fn send(len: usize) -> Mail {
-        let payload = Payload {
-            bytes: vec![0; len].into(),
-            text: true,
-        };
-        Mail::Command(Command::Send {
-            conn: ConnId(0),
-            payload,
-        })
+        let payload = Payload { bytes: vec![0; len].into(), text: true };
+        Mail::Command(Command::Send { conn: ConnId(0), payload })
     }
 
     fn is_signalled(mailbox: &Mailbox) -> bool {
-        let mut poll = libc::pollfd {
-            fd: mailbox.wake().fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        };
+        let mut poll = libc::pollfd { fd: mailbox.wake().fd(), events: libc::POLLIN, revents: 0 };
         // SAFETY: one pollfd, as the count says.
         unsafe { libc::poll(&mut poll, 1, 0) == 1 }
     }
@@ -218,10 +187,7 @@ mod tests {
         mailboxes[1].post(&mut vec![send(6_000)]);
         assert!(pressure.is_on(&mailboxes), "one shard is enough");
         mailboxes[1].begun(6_000 + MAIL_BYTES);
-        assert!(
-            !pressure.is_over(&mailboxes),
-            "under the bound, not under its half"
-        );
+        assert!(!pressure.is_over(&mailboxes), "under the bound, not under its half");
         mailboxes[1].begun(6_000 + MAIL_BYTES);
         mailboxes[1].set_backlog(4_000);
         assert!(pressure.is_over(&mailboxes));

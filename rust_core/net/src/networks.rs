@@ -48,9 +48,7 @@ fn network(entry: &str) -> Option<(u128, u128)> {
 }
 
 fn wrong(entry: &str) -> String {
-    format!(
-        "proxy_trusted: {entry:?} is neither an address nor a network; write 10.0.0.7, 10.0.0.0/8 or fd00::/8"
-    )
+    format!("proxy_trusted: {entry:?} is neither an address nor a network; write 10.0.0.7, 10.0.0.0/8 or fd00::/8")
 }
 
 #[cfg(test)]
@@ -58,19 +56,14 @@ mod tests {
     use super::*;
 
     fn contains(entry: &str, address: &str) -> bool {
-        Networks::parse(&[entry.into()])
-            .unwrap()
-            .contain(address.parse().unwrap())
+        Networks::parse(&[entry.into()]).unwrap().contain(address.parse().unwrap())
     }
 
     #[test]
     fn a_network_contains_its_addresses_and_no_other() {
         assert!(contains("10.0.0.0/8", "10.255.1.2") && !contains("10.0.0.0/8", "11.0.0.1"));
         assert!(contains("10.1.2.3", "10.1.2.3") && !contains("10.1.2.3", "10.1.2.4"));
-        assert!(
-            contains("10.1.2.3/31", "10.1.2.2"),
-            "host bits of an entry do not matter"
-        );
+        assert!(contains("10.1.2.3/31", "10.1.2.2"), "host bits of an entry do not matter");
         assert!(contains("fd00::/8", "fdff::1") && !contains("fd00::/8", "fe80::1"));
     }
 
@@ -87,19 +80,9 @@ mod tests {
 
     #[test]
     fn a_bad_entry_is_named() {
-        for bad in [
-            "10.0.0.0/33",
-            "localhost",
-            "",
-            "10.0.0.0/-1",
-            "::/129",
-            "10.0.0.0/8/8",
-        ] {
+        for bad in ["10.0.0.0/33", "localhost", "", "10.0.0.0/-1", "::/129", "10.0.0.0/8/8"] {
             let error = Networks::parse(&["10.0.0.1".into(), bad.into()]).unwrap_err();
-            assert!(
-                error.contains(&format!("{bad:?}")) && error.contains("proxy_trusted"),
-                "{error}"
-            );
+            assert!(error.contains(&format!("{bad:?}")) && error.contains("proxy_trusted"), "{error}");
         }
     }
 

@@ -17,11 +17,7 @@ pub struct Number {
 
 impl<T> Numbered<T> {
     pub fn new(len_max: usize) -> Self {
-        Self {
-            places: Vec::new(),
-            free: Vec::new(),
-            len_max,
-        }
+        Self { places: Vec::new(), free: Vec::new(), len_max }
     }
 
     pub fn len(&self) -> usize {
@@ -35,14 +31,8 @@ impl<T> Numbered<T> {
     /// The number that the next `insert` will give.
     pub fn next(&self) -> Number {
         match self.free.last() {
-            Some(&place) => Number {
-                place,
-                generation: self.places[place as usize].0,
-            },
-            None => Number {
-                place: self.places.len() as u32,
-                generation: 0,
-            },
+            Some(&place) => Number { place, generation: self.places[place as usize].0 },
+            None => Number { place: self.places.len() as u32, generation: 0 },
         }
     }
 
@@ -69,16 +59,10 @@ impl<T> Numbered<T> {
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (Number, &T)> {
-        self.places
-            .iter()
-            .enumerate()
-            .filter_map(|(place, (generation, thing))| {
-                let number = Number {
-                    place: place as u32,
-                    generation: *generation,
-                };
-                thing.as_ref().map(|thing| (number, thing))
-            })
+        self.places.iter().enumerate().filter_map(|(place, (generation, thing))| {
+            let number = Number { place: place as u32, generation: *generation };
+            thing.as_ref().map(|thing| (number, thing))
+        })
     }
 }
 

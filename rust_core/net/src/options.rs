@@ -44,11 +44,7 @@ impl fmt::Debug for TlsPem {
 #[derive(Debug)]
 pub enum Order {
     Command(Command),
-    Publish {
-        room: Box<str>,
-        payload: Payload,
-        exclude: Exclude,
-    },
+    Publish { room: Box<str>, payload: Payload, exclude: Exclude },
 }
 
 /// Which member does not get a publish.
@@ -70,10 +66,7 @@ pub enum StartError {
 
 impl StartError {
     pub fn os(what: impl Into<String>, error: io::Error) -> Self {
-        Self::Os {
-            what: what.into(),
-            error,
-        }
+        Self::Os { what: what.into(), error }
     }
 }
 

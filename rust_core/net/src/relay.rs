@@ -57,26 +57,9 @@ pub enum Turn {
 
 impl Relay {
     /// `head` is what has been read from the client already.
-    pub fn new(
-        client: Client,
-        app: OwnedFd,
-        head: Vec<u8>,
-        debt: Option<Box<Debt>>,
-        now: Millis,
-    ) -> Self {
-        let up = Pipe {
-            waiting: head,
-            ..Pipe::default()
-        };
-        Self {
-            client,
-            app,
-            up,
-            down: Pipe::default(),
-            debt,
-            active_at: now,
-            queued: false,
-        }
+    pub fn new(client: Client, app: OwnedFd, head: Vec<u8>, debt: Option<Box<Debt>>, now: Millis) -> Self {
+        let up = Pipe { waiting: head, ..Pipe::default() };
+        Self { client, app, up, down: Pipe::default(), debt, active_at: now, queued: false }
     }
 
     pub fn app_fd(&self) -> RawFd {
@@ -114,11 +97,7 @@ impl Relay {
         let app = self.app.as_raw_fd();
         if !self.up.flush(|part| socket::write(app, &[part])) {
             // the app wants no more of the request; its answer still counts
-            self.up = Pipe {
-                ended: true,
-                closed: true,
-                ..Pipe::default()
-            };
+            self.up = Pipe { ended: true, closed: true, ..Pipe::default() };
         }
         if !self.up.wants_more() {
             return self.up.close_if_over(|| socket::end_writing(app));
@@ -210,9 +189,7 @@ impl Client {
     /// False when the socket is gone.
     pub fn flush(&mut self) -> bool {
         let fd = self.socket.as_raw_fd();
-        self.tls
-            .as_mut()
-            .is_none_or(|tls| tls.flush(fd) != Moved::Broken)
+        self.tls.as_mut().is_none_or(|tls| tls.flush(fd) != Moved::Broken)
     }
 
     pub fn write(&mut self, part: &[u8]) -> Moved {
@@ -245,15 +222,8 @@ mod tests {
     fn relay(head: &[u8]) -> (Relay, UnixStream, UnixStream) {
         let (client, browser) = UnixStream::pair().unwrap();
         let (app, server) = UnixStream::pair().unwrap();
-        let client = Client {
-            socket: client.into(),
-            tls: None,
-        };
-        (
-            Relay::new(client, app.into(), head.to_vec(), None, 0),
-            browser,
-            server,
-        )
+        let client = Client { socket: client.into(), tls: None };
+        (Relay::new(client, app.into(), head.to_vec(), None, 0), browser, server)
     }
 
     fn turn(relay: &mut Relay) -> Turn {
@@ -316,10 +286,7 @@ mod tests {
             }
             turn(&mut relay);
         }
-        assert!(
-            relay.down.waiting.len() <= 64 * 1024,
-            "a relay holds one read at most"
-        );
+        assert!(relay.down.waiting.len() <= 64 * 1024, "a relay holds one read at most");
         let mut got = 0;
         browser.set_nonblocking(true).unwrap();
         while got < sent {

@@ -76,10 +76,7 @@ impl Shard {
         own_table(&[mailbox.fd(), shared.events.wake().fd()])?;
         let epoll = Epoll::new()?;
         let settings = shared.settings.clone();
-        let listener = listener::listen(
-            address,
-            settings.ping_interval_ms + settings.pong_timeout_ms,
-        )?;
+        let listener = listener::listen(address, settings.ping_interval_ms + settings.pong_timeout_ms)?;
         epoll.add_source(mailbox.fd(), Token::Mailbox.bits())?;
         epoll.add_source(listener.as_raw_fd(), Token::Listener.bits())?;
         Ok(Self {
@@ -185,11 +182,7 @@ impl Shard {
             return;
         };
         let fd = slot.fd();
-        match slot
-            .tls
-            .as_mut()
-            .map_or(Moved::Bytes(0), |tls| tls.flush(fd))
-        {
+        match slot.tls.as_mut().map_or(Moved::Bytes(0), |tls| tls.flush(fd)) {
             Moved::Blocked => {}
             Moved::Broken | Moved::End => self.hub.handle_gone(conn, None, self.now),
             Moved::Bytes(_) => {
@@ -223,14 +216,9 @@ impl Shard {
     }
 
     fn write_some(&mut self) {
-        let mut sockets = Sockets {
-            slots: &mut self.slots,
-            last: None,
-        };
+        let mut sockets = Sockets { slots: &mut self.slots, last: None };
         let (hub, now) = (&mut self.hub, self.now);
-        let wrote = catch_unwind(AssertUnwindSafe(|| {
-            hub.drive_writes(WRITES_A_CALL, &mut sockets, now)
-        }));
+        let wrote = catch_unwind(AssertUnwindSafe(|| hub.drive_writes(WRITES_A_CALL, &mut sockets, now)));
         let last = sockets.last;
         self.more_writes = wrote.unwrap_or_else(|_| {
             match last {
@@ -250,9 +238,8 @@ impl Shard {
 
     fn panicked(&mut self, conn: ConnId) {
         let (hub, now) = (&mut self.hub, self.now);
-        let gone: Result<(), Box<dyn Any + Send>> = catch_unwind(AssertUnwindSafe(|| {
-            hub.handle_gone(conn, Some(Refusal::Panic), now)
-        }));
+        let gone: Result<(), Box<dyn Any + Send>> =
+            catch_unwind(AssertUnwindSafe(|| hub.handle_gone(conn, Some(Refusal::Panic), now)));
         if gone.is_err() {
             // the hub cannot let go of it; the socket can
             self.forget(conn);
@@ -264,21 +251,11 @@ impl Shard {
     fn timeout_ms(&self) -> i32 {
         let accepting = self.accept_at.is_some_and(|at| at <= self.now);
         let reading = !self.readable.is_empty() && !self.shared.events.is_full();
-        if self.more_writes
-            || accepting
-            || reading
-            || self.may_take_mail()
-            || !self.busy_relays.is_empty()
-        {
+        if self.more_writes || accepting || reading || self.may_take_mail() || !self.busy_relays.is_empty() {
             return 0;
         }
         let sweep = (self.relays.len() > 0).then_some(self.sweep_at);
-        let deadlines = [
-            self.hub.poll_timeout(),
-            self.lingers.poll_timeout(),
-            sweep,
-            self.accept_at,
-        ];
+        let deadlines = [self.hub.poll_timeout(), self.lingers.poll_timeout(), sweep, self.accept_at];
         match deadlines.into_iter().flatten().min() {
             Some(at) => i32::try_from(at.saturating_sub(self.now)).unwrap_or(i32::MAX),
             None => -1,
@@ -288,11 +265,7 @@ impl Shard {
     /// What keeps new publishes waiting: bytes not handed on while members could take them. What only slow members owe does
     /// not count: each of those is bounded, and the others must not wait for them.
     fn backlog_bytes(&self) -> usize {
-        if self.more_writes {
-            self.hub.backlog_bytes()
-        } else {
-            0
-        }
+        if self.more_writes { self.hub.backlog_bytes() } else { 0 }
     }
 
     fn tell(&mut self, began: Instant) {
@@ -300,10 +273,8 @@ impl Shard {
         self.lag.add(now - began, now);
         self.mailbox().set_backlog(self.backlog_bytes());
         self.shared.tell_relief();
-        let drained = self.hub.is_drained()
-            && self.inbox.is_empty()
-            && self.events.is_empty()
-            && self.lingers.is_empty();
+        let drained =
+            self.hub.is_drained() && self.inbox.is_empty() && self.events.is_empty() && self.lingers.is_empty();
         self.shared.reports[usize::from(self.number)].set_drained(drained);
         if self.timeout_ms() != 0 || now - self.told_at >= TELL_EVERY {
             self.told_at = now;
@@ -383,26 +354,14 @@ mod tests {
             port: 0,
             shards: 1,
             http_socket: String::new(),
-            caps: Caps {
-                connections_max: 10,
-                per_address_max: 10,
-                per_user_max: 0,
-                handshakes_per_s: 0,
-            },
+            caps: Caps { connections_max: 10, per_address_max: 10, per_user_max: 0, handshakes_per_s: 0 },
             proxy_trusted: Vec::new(),
             backlog_bytes_max: 1 << 20,
             tls: None,
             settings: Settings::default(),
         };
         let address = Port::claim("127.0.0.1", 0).unwrap().address;
-        let shared = Shared::new(
-            options,
-            Networks::default(),
-            None,
-            Capacity::of(1024).unwrap(),
-            1,
-        )
-        .unwrap();
+        let shared = Shared::new(options, Networks::default(), None, Capacity::of(1024).unwrap(), 1).unwrap();
         (Shard::open(0, Arc::new(shared), address).unwrap(), address)
     }
 
@@ -416,10 +375,7 @@ mod tests {
         }
         let slot = shard.hub.stats().handshakes_now as u32 - 1;
         let of_slot = |generation| ConnId::new(0, slot, generation);
-        let conn = (0..10)
-            .map(of_slot)
-            .find(|conn| shard.slots.get(*conn).is_some())
-            .unwrap();
+        let conn = (0..10).map(of_slot).find(|conn| shard.slots.get(*conn).is_some()).unwrap();
         (stream, conn)
     }
 
@@ -432,9 +388,7 @@ mod tests {
         assert_eq!(shard.hub.stats().refused(Refusal::Panic), 1);
         assert!(shard.slots.get(conn).is_none());
         assert_eq!(unlucky.read(&mut [0]).unwrap(), 0);
-        other
-            .write_all(b"nothing HTTP/1.1\r\nHost: x\r\n\r\n")
-            .unwrap();
+        other.write_all(b"nothing HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
         let mut answer = [0; 12];
         while shard.hub.stats().handshakes_now > 0 {
             shard.pass().unwrap();

@@ -53,10 +53,7 @@ impl Shared {
         capacity: Capacity,
         shards: usize,
     ) -> io::Result<Self> {
-        let settings = Settings {
-            slots_max: capacity.slots,
-            ..options.settings
-        };
+        let settings = Settings { slots_max: capacity.slots, ..options.settings };
         Ok(Self {
             started: Instant::now(),
             stopping: AtomicBool::new(false),
@@ -71,9 +68,7 @@ impl Shared {
             directory: Directory::new(),
             events: Events::new()?,
             pressure: Pressure::new(options.backlog_bytes_max),
-            mailboxes: (0..shards)
-                .map(|_| Mailbox::new())
-                .collect::<io::Result<_>>()?,
+            mailboxes: (0..shards).map(|_| Mailbox::new()).collect::<io::Result<_>>()?,
             reports: (0..shards).map(|_| Report::default()).collect(),
         })
     }
@@ -85,10 +80,7 @@ impl Shared {
 
     /// What new TLS sessions show; `None`: the port speaks plain text.
     pub fn tls(&self) -> Option<Arc<ServerConfig>> {
-        self.tls
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.tls.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub fn set_tls(&self, config: Arc<ServerConfig>) {
@@ -106,9 +98,7 @@ impl Shared {
     }
 
     pub fn wake_shards(&self) {
-        self.mailboxes
-            .iter()
-            .for_each(|mailbox| mailbox.wake().signal());
+        self.mailboxes.iter().for_each(|mailbox| mailbox.wake().signal());
     }
 
     /// Wakes Python when it was told to hold back and need not any more.

@@ -63,10 +63,7 @@ impl Slots {
     }
 
     pub fn get(&mut self, conn: ConnId) -> Option<&mut Slot> {
-        self.0
-            .get_mut(conn.slot() as usize)?
-            .as_mut()
-            .filter(|slot| slot.generation == conn.generation())
+        self.0.get_mut(conn.slot() as usize)?.as_mut().filter(|slot| slot.generation == conn.generation())
     }
 
     pub fn remove(&mut self, conn: ConnId) -> Option<Slot> {

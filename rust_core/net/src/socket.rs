@@ -34,20 +34,9 @@ pub fn peek(fd: RawFd, buffer: &mut [u8]) -> Moved {
 fn receive(fd: RawFd, buffer: &mut [u8], flags: libc::c_int) -> Moved {
     let moved = retried(|| {
         // SAFETY: the kernel writes at most the length of `buffer` into it.
-        unsafe {
-            libc::recv(
-                fd,
-                buffer.as_mut_ptr().cast(),
-                buffer.len(),
-                flags | libc::MSG_DONTWAIT,
-            )
-        }
+        unsafe { libc::recv(fd, buffer.as_mut_ptr().cast(), buffer.len(), flags | libc::MSG_DONTWAIT) }
     });
-    if moved == Moved::Bytes(0) {
-        Moved::End
-    } else {
-        moved
-    }
+    if moved == Moved::Bytes(0) { Moved::End } else { moved }
 }
 
 /// Writes as much of `parts` as the socket takes; less than all means that an edge will tell when it takes more.
@@ -112,32 +101,18 @@ pub fn connect_abstract(name: &str) -> io::Result<OwnedFd> {
     let mut address: libc::sockaddr_un = unsafe { mem::zeroed() };
     address.sun_family = libc::AF_UNIX as libc::sa_family_t;
     // the first byte of an abstract name is a NUL
-    let place = address
-        .sun_path
-        .get_mut(1..=name.len())
-        .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let place = address.sun_path.get_mut(1..=name.len()).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
     for (to, from) in place.iter_mut().zip(name.bytes()) {
         *to = from as libc::c_char;
     }
     let len = mem::offset_of!(libc::sockaddr_un, sun_path) + 1 + name.len();
     // SAFETY: `address` lives past the call and `len` is within it.
-    check(unsafe {
-        libc::connect(
-            socket.as_raw_fd(),
-            (&raw const address).cast(),
-            len as libc::socklen_t,
-        )
-    })?;
+    check(unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), len as libc::socklen_t) })?;
     Ok(socket)
 }
 
 /// Sets an option whose value is an int.
-pub fn set_option(
-    fd: RawFd,
-    level: libc::c_int,
-    name: libc::c_int,
-    value: libc::c_int,
-) -> io::Result<()> {
+pub fn set_option(fd: RawFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
     let len = mem::size_of_val(&value) as libc::socklen_t;
     // SAFETY: pointer and length describe `value`, which lives past the call.
     check(unsafe { libc::setsockopt(fd, level, name, (&raw const value).cast(), len) }).map(drop)
@@ -190,9 +165,7 @@ mod tests {
     fn a_full_socket_takes_a_part_and_then_blocks() {
         let (near, _far) = pair();
         let big = vec![0; 8 << 20];
-        let Moved::Bytes(count) = write(near.as_raw_fd(), &[&big]) else {
-            panic!("nothing was written")
-        };
+        let Moved::Bytes(count) = write(near.as_raw_fd(), &[&big]) else { panic!("nothing was written") };
         assert!(count < big.len());
         assert_eq!(write(near.as_raw_fd(), &[&big]), Moved::Blocked);
     }
@@ -207,8 +180,7 @@ mod tests {
     #[test]
     fn an_abstract_socket_is_reached_by_its_name() {
         let name = format!("tidegate-socket-test-{}", std::process::id());
-        let listener =
-            UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+        let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
         let near = connect_abstract(&name).unwrap();
         assert_eq!(write(near.as_raw_fd(), &[b"hi"]), Moved::Bytes(2));
         let mut seen = [0; 2];

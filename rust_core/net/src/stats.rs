@@ -48,10 +48,7 @@ impl Report {
     }
 
     pub fn snapshot(&self) -> Snapshot {
-        self.snapshot
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub fn set_drained(&self, drained: bool) {
@@ -72,22 +69,14 @@ pub struct Lag {
 
 impl Lag {
     pub fn new(at: Instant) -> Self {
-        Self {
-            window_began: at,
-            before: Duration::ZERO,
-            now: Duration::ZERO,
-        }
+        Self { window_began: at, before: Duration::ZERO, now: Duration::ZERO }
     }
 
     pub fn add(&mut self, pass: Duration, at: Instant) {
         let age = at.duration_since(self.window_began);
         if age >= LAG_WINDOW {
             // after a long sleep the last window is too old to tell
-            self.before = if age >= 2 * LAG_WINDOW {
-                Duration::ZERO
-            } else {
-                self.now
-            };
+            self.before = if age >= 2 * LAG_WINDOW { Duration::ZERO } else { self.now };
             (self.now, self.window_began) = (Duration::ZERO, at);
         }
         self.now = self.now.max(pass);
@@ -103,31 +92,15 @@ impl Lag {
 pub fn sum(reports: &[Report], rooms: usize, events_queued: usize) -> Vec<(String, u64)> {
     let shards: Vec<Snapshot> = reports.iter().map(Report::snapshot).collect();
     let total = |read: fn(&Stats) -> u64| shards.iter().map(|shard| read(&shard.hub)).sum::<u64>();
-    let mut sums: Vec<(String, u64)> = FIELDS
-        .iter()
-        .map(|(name, read)| ((*name).to_owned(), total(*read)))
-        .collect();
+    let mut sums: Vec<(String, u64)> = FIELDS.iter().map(|(name, read)| ((*name).to_owned(), total(*read))).collect();
     for why in Refusal::ALL {
-        let refused = shards
-            .iter()
-            .map(|shard| shard.hub.refused(why) + shard.refused.of(why))
-            .sum();
+        let refused = shards.iter().map(|shard| shard.hub.refused(why) + shard.refused.of(why)).sum();
         sums.push((format!("refused.{}", why.label()), refused));
     }
     sums.push(("rooms_now".into(), rooms as u64));
     sums.push(("shards".into(), shards.len() as u64));
-    sums.push((
-        "shard_lag_us_max".into(),
-        shards
-            .iter()
-            .map(|shard| shard.lag_us_max)
-            .max()
-            .unwrap_or(0),
-    ));
-    sums.push((
-        "http_relays_now".into(),
-        shards.iter().map(|shard| shard.relays_now).sum(),
-    ));
+    sums.push(("shard_lag_us_max".into(), shards.iter().map(|shard| shard.lag_us_max).max().unwrap_or(0)));
+    sums.push(("http_relays_now".into(), shards.iter().map(|shard| shard.relays_now).sum()));
     sums.push(("events_queued_now".into(), events_queued as u64));
     sums
 }
@@ -165,11 +138,7 @@ mod tests {
     fn a_scrape_sums_the_shards_and_both_layers_refusals() {
         let reports = [Report::default(), Report::default()];
         for report in &reports {
-            let mut snapshot = Snapshot {
-                lag_us_max: 7,
-                relays_now: 1,
-                ..Snapshot::default()
-            };
+            let mut snapshot = Snapshot { lag_us_max: 7, relays_now: 1, ..Snapshot::default() };
             snapshot.hub.connections_now = 10;
             snapshot.hub.refuse(Refusal::Proxy);
             snapshot.refused.count(Refusal::Proxy);
@@ -177,18 +146,9 @@ mod tests {
             report.tell(snapshot);
         }
         let sums = sum(&reports, 3, 5);
-        assert_eq!(
-            (of(&sums, "connections_now"), of(&sums, "refused.proxy")),
-            (&20, &6)
-        );
-        assert_eq!(
-            (of(&sums, "shard_lag_us_max"), of(&sums, "http_relays_now")),
-            (&7, &2)
-        );
-        assert_eq!(
-            (of(&sums, "shards"), of(&sums, "events_queued_now")),
-            (&2, &5)
-        );
+        assert_eq!((of(&sums, "connections_now"), of(&sums, "refused.proxy")), (&20, &6));
+        assert_eq!((of(&sums, "shard_lag_us_max"), of(&sums, "http_relays_now")), (&7, &2));
+        assert_eq!((of(&sums, "shards"), of(&sums, "events_queued_now")), (&2, &5));
         assert_eq!(of(&sums, "rooms_now"), &3);
     }
 

@@ -17,11 +17,7 @@ pub fn submit(shared: &Shared, orders: Vec<Order>) {
     for order in orders {
         match order {
             Order::Command(command) => batch.command(command),
-            Order::Publish {
-                room,
-                payload,
-                exclude,
-            } => batch.publish(room, payload, exclude),
+            Order::Publish { room, payload, exclude } => batch.publish(room, payload, exclude),
         }
     }
     batch.finish_all();
@@ -51,13 +47,7 @@ struct Gathering {
 impl<'a> Batch<'a> {
     fn new(shared: &'a Shared) -> Self {
         let mail = shared.mailboxes.iter().map(|_| Vec::new()).collect();
-        Self {
-            shared,
-            mail,
-            open: Vec::new(),
-            places: HashMap::new(),
-            shards: Vec::new(),
-        }
+        Self { shared, mail, open: Vec::new(), places: HashMap::new(), shards: Vec::new() }
     }
 
     fn command(&mut self, command: Command) {
@@ -95,11 +85,7 @@ impl<'a> Batch<'a> {
     }
 
     fn gathering(&mut self, room: Box<str>, hash: u64) -> &mut Gathering {
-        let other_room = |place: &usize| {
-            self.open[*place]
-                .as_ref()
-                .is_none_or(|open| open.room != room)
-        };
+        let other_room = |place: &usize| self.open[*place].as_ref().is_none_or(|open| open.room != room);
         if self.places.get(&hash).is_some_and(other_room) {
             self.finish(hash);
         }
@@ -107,12 +93,7 @@ impl<'a> Batch<'a> {
         if place == self.open.len() {
             self.open.push(None);
         }
-        self.open[place].get_or_insert_with(|| Gathering {
-            room,
-            hash,
-            messages: Vec::new(),
-            bytes: 0,
-        })
+        self.open[place].get_or_insert_with(|| Gathering { room, hash, messages: Vec::new(), bytes: 0 })
     }
 
     /// Marks the join before the shard can see it; see `directory`.
@@ -123,11 +104,7 @@ impl<'a> Batch<'a> {
     }
 
     fn finish(&mut self, hash: u64) {
-        if let Some(gathering) = self
-            .places
-            .remove(&hash)
-            .and_then(|place| self.open[place].take())
-        {
+        if let Some(gathering) = self.places.remove(&hash).and_then(|place| self.open[place].take()) {
             self.send_out(gathering);
         }
     }
@@ -140,17 +117,11 @@ impl<'a> Batch<'a> {
     }
 
     fn send_out(&mut self, gathering: Gathering) {
-        self.shared
-            .directory
-            .lookup(gathering.hash, &mut self.shards);
+        self.shared.directory.lookup(gathering.hash, &mut self.shards);
         if self.shards.is_empty() {
             return;
         }
-        let group = Arc::new(Group::encode(
-            gathering.room,
-            gathering.hash,
-            gathering.messages,
-        ));
+        let group = Arc::new(Group::encode(gathering.room, gathering.hash, gathering.messages));
         for shard in &self.shards {
             self.mail[usize::from(*shard)].push(Mail::Publish(group.clone()));
         }
@@ -160,9 +131,7 @@ impl<'a> Batch<'a> {
     fn for_all(&mut self, command: &Command) {
         self.finish_all();
         if let Command::Drain { within_ms } = *command {
-            self.mail
-                .iter_mut()
-                .for_each(|mail| mail.push(Mail::Command(Command::Drain { within_ms })));
+            self.mail.iter_mut().for_each(|mail| mail.push(Mail::Command(Command::Drain { within_ms })));
         }
     }
 }
@@ -199,25 +168,13 @@ mod tests {
             port: 0,
             shards: 3,
             http_socket: String::new(),
-            caps: Caps {
-                connections_max: 1,
-                per_address_max: 0,
-                per_user_max: 0,
-                handshakes_per_s: 0,
-            },
+            caps: Caps { connections_max: 1, per_address_max: 0, per_user_max: 0, handshakes_per_s: 0 },
             proxy_trusted: Vec::new(),
             backlog_bytes_max: 1 << 20,
             tls: None,
             settings: Settings::default(),
         };
-        Shared::new(
-            options,
-            Networks::default(),
-            None,
-            Capacity::of(1024).unwrap(),
-            3,
-        )
-        .unwrap()
+        Shared::new(options, Networks::default(), None, Capacity::of(1024).unwrap(), 3).unwrap()
     }
 
     fn on_shard(shard: u16) -> ConnId {
@@ -225,37 +182,20 @@ mod tests {
     }
 
     fn join(shard: u16, room: &str) -> Order {
-        Order::Command(Command::Join {
-            conn: on_shard(shard),
-            room: room.into(),
-        })
+        Order::Command(Command::Join { conn: on_shard(shard), room: room.into() })
     }
 
     fn leave(shard: u16, room: &str) -> Order {
-        Order::Command(Command::Leave {
-            conn: on_shard(shard),
-            room: room.into(),
-        })
+        Order::Command(Command::Leave { conn: on_shard(shard), room: room.into() })
     }
 
     fn close(shard: u16) -> Order {
-        Order::Command(Command::Close {
-            conn: on_shard(shard),
-            code: 1000,
-            reason: "".into(),
-        })
+        Order::Command(Command::Close { conn: on_shard(shard), code: 1000, reason: "".into() })
     }
 
     fn publish(room: &str, bytes: &str) -> Order {
-        let payload = Payload {
-            bytes: bytes.as_bytes().into(),
-            text: true,
-        };
-        Order::Publish {
-            room: room.into(),
-            payload,
-            exclude: Exclude::None,
-        }
+        let payload = Payload { bytes: bytes.as_bytes().into(), text: true };
+        Order::Publish { room: room.into(), payload, exclude: Exclude::None }
     }
 
     /// What a shard got, in words: `join`, `leave`, `close`, `drain`, or a room and how many messages.
@@ -278,15 +218,7 @@ mod tests {
         let shared = shared();
         submit(&shared, vec![join(0, "a"), join(2, "a"), join(2, "b")]);
         (0..3).for_each(|shard| drop(got(&shared, shard)));
-        submit(
-            &shared,
-            vec![
-                publish("a", "1"),
-                publish("b", "2"),
-                publish("a", "3"),
-                publish("c", "4"),
-            ],
-        );
+        submit(&shared, vec![publish("a", "1"), publish("b", "2"), publish("a", "3"), publish("c", "4")]);
         assert_eq!(got(&shared, 0), ["a 2"]);
         assert!(got(&shared, 1).is_empty());
         assert_eq!(got(&shared, 2), ["a 2", "b 1"]);
@@ -302,14 +234,8 @@ mod tests {
     #[test]
     fn who_joins_after_a_publish_does_not_hear_it_and_who_leaves_after_does() {
         let shared = shared();
-        let orders = vec![
-            join(1, "a"),
-            publish("a", "1"),
-            join(1, "a"),
-            publish("a", "2"),
-            publish("a", "3"),
-            leave(1, "a"),
-        ];
+        let orders =
+            vec![join(1, "a"), publish("a", "1"), join(1, "a"), publish("a", "2"), publish("a", "3"), leave(1, "a")];
         submit(&shared, orders);
         assert_eq!(got(&shared, 1), ["join", "a 1", "join", "a 2", "leave"]);
     }
@@ -317,10 +243,7 @@ mod tests {
     #[test]
     fn what_was_published_before_a_close_comes_before_it() {
         let shared = shared();
-        submit(
-            &shared,
-            vec![join(1, "a"), publish("a", "1"), close(1), publish("a", "2")],
-        );
+        submit(&shared, vec![join(1, "a"), publish("a", "1"), close(1), publish("a", "2")]);
         assert_eq!(got(&shared, 1), ["join", "a 1", "close", "a 1"]);
     }
 
@@ -337,14 +260,7 @@ mod tests {
     #[test]
     fn a_drain_is_for_every_shard_and_a_shard_that_is_not_gets_nothing() {
         let shared = shared();
-        submit(
-            &shared,
-            vec![
-                join(7, "a"),
-                Order::Command(Command::Drain { within_ms: 1 }),
-                publish("a", "x"),
-            ],
-        );
+        submit(&shared, vec![join(7, "a"), Order::Command(Command::Drain { within_ms: 1 }), publish("a", "x")]);
         (0..3).for_each(|shard| assert_eq!(got(&shared, shard), ["drain"]));
     }
 }

@@ -5,10 +5,7 @@
 
 use std::{io, mem, ptr, thread};
 
-pub fn spawn(
-    name: String,
-    work: impl FnOnce() + Send + 'static,
-) -> io::Result<thread::JoinHandle<()>> {
+pub fn spawn(name: String, work: impl FnOnce() + Send + 'static) -> io::Result<thread::JoinHandle<()>> {
     let before = block_signals()?;
     // a new thread has its maker's mask
     let thread = thread::Builder::new().name(name).spawn(work);
@@ -19,8 +16,7 @@ pub fn spawn(
 fn block_signals() -> io::Result<libc::sigset_t> {
     // SAFETY: sigset_t is plain data; both sets are initialised by the calls before they are read, and live past them.
     unsafe {
-        let (mut all, mut before): (libc::sigset_t, libc::sigset_t) =
-            (mem::zeroed(), mem::zeroed());
+        let (mut all, mut before): (libc::sigset_t, libc::sigset_t) = (mem::zeroed(), mem::zeroed());
         libc::sigfillset(&mut all);
         for fault in FAULTS {
             libc::sigdelset(&mut all, fault);
@@ -38,13 +34,7 @@ fn restore_signals(before: &libc::sigset_t) {
 }
 
 /// What a thread does to itself: blocked, they would kill without a word.
-const FAULTS: [libc::c_int; 5] = [
-    libc::SIGSEGV,
-    libc::SIGBUS,
-    libc::SIGILL,
-    libc::SIGFPE,
-    libc::SIGABRT,
-];
+const FAULTS: [libc::c_int; 5] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGABRT];
 
 #[cfg(test)]
 mod tests {
@@ -62,9 +52,8 @@ mod tests {
     #[test]
     fn a_spawned_thread_gets_no_signal_and_its_maker_keeps_getting_them() {
         let before = blocks(libc::SIGTERM);
-        let thread = spawn("test".into(), || {
-            assert!(blocks(libc::SIGTERM) && blocks(libc::SIGCHLD) && !blocks(libc::SIGSEGV))
-        });
+        let thread =
+            spawn("test".into(), || assert!(blocks(libc::SIGTERM) && blocks(libc::SIGCHLD) && !blocks(libc::SIGSEGV)));
         thread.unwrap().join().unwrap();
         assert_eq!(blocks(libc::SIGTERM), before);
     }

@@ -23,27 +23,17 @@ pub fn config(certificate_pem: &[u8], key_pem: &[u8]) -> Result<Arc<ServerConfig
     let chain = CertificateDer::pem_slice_iter(certificate_pem).collect::<Result<Vec<_>, _>>();
     let chain = chain.map_err(|error| broken("certificate", "CERTIFICATE", &error))?;
     if chain.is_empty() {
-        return Err(broken(
-            "certificate",
-            "CERTIFICATE",
-            &pem::Error::NoItemsFound,
-        ));
+        return Err(broken("certificate", "CERTIFICATE", &pem::Error::NoItemsFound));
     }
-    let key = PrivateKeyDer::from_pem_slice(key_pem)
-        .map_err(|error| broken("key", "PRIVATE KEY", &error))?;
+    let key = PrivateKeyDer::from_pem_slice(key_pem).map_err(|error| broken("key", "PRIVATE KEY", &error))?;
     // TLS 1.2 and 1.3 are what rustls calls safe; older ones it does not know
     let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
-    let builder = builder
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?;
-    let mut config = builder
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .map_err(rejected)?;
+    let builder = builder.with_safe_default_protocol_versions().map_err(|error| error.to_string())?;
+    let mut config = builder.with_no_client_auth().with_single_cert(chain, key).map_err(rejected)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     // a client that comes back needs no second signature: that is most of the work in a storm of reconnects
-    config.ticketer = ring::Ticketer::new()
-        .map_err(|error| format!("TLS: no random numbers for session tickets: {error}"))?;
+    config.ticketer =
+        ring::Ticketer::new().map_err(|error| format!("TLS: no random numbers for session tickets: {error}"))?;
     Ok(Arc::new(config))
 }
 
@@ -103,11 +93,7 @@ impl Tls {
                 moved => return moved,
             }
         }
-        if taken == 0 {
-            Moved::Blocked
-        } else {
-            Moved::Bytes(taken)
-        }
+        if taken == 0 { Moved::Blocked } else { Moved::Bytes(taken) }
     }
 
     /// Ciphertext waits for the socket.
@@ -141,11 +127,7 @@ impl Tls {
         self.session.reader().read_exact(&mut plain[start..]).ok()?;
         // after its close_notify nothing a peer sends is taken
         let ended = state.peer_has_closed() || taken == 0;
-        Some(if ended {
-            Received::Ended
-        } else {
-            Received::Open
-        })
+        Some(if ended { Received::Ended } else { Received::Open })
     }
 
     /// Until all is taken, or the socket is full and so is the session's buffer.
@@ -202,9 +184,7 @@ impl Cipher {
 fn broken(what: &str, section: &str, error: &pem::Error) -> String {
     match error {
         pem::Error::NoItemsFound => {
-            format!(
-                "TLS {what}: no {section} section found; the file must be PEM and hold -----BEGIN {section}-----"
-            )
+            format!("TLS {what}: no {section} section found; the file must be PEM and hold -----BEGIN {section}-----")
         }
         pem::Error::MissingSectionEnd { .. } => {
             format!("TLS {what}: the PEM ends before its -----END line; is the file complete?")
@@ -222,8 +202,7 @@ fn broken(what: &str, section: &str, error: &pem::Error) -> String {
 fn rejected(error: rustls::Error) -> String {
     match error {
         rustls::Error::InconsistentKeys(_) => {
-            "TLS key: it does not belong to the certificate; give the pair that was made together"
-                .into()
+            "TLS key: it does not belong to the certificate; give the pair that was made together".into()
         }
         rustls::Error::InvalidCertificate(why) => {
             format!("TLS certificate: it cannot be used: {why:?}")
@@ -263,16 +242,11 @@ mod tests {
 
     fn pair() -> Pair {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-        Pair {
-            certificate: made.cert.pem().into_bytes(),
-            key: made.signing_key.serialize_pem().into_bytes(),
-        }
+        Pair { certificate: made.cert.pem().into_bytes(), key: made.signing_key.serialize_pem().into_bytes() }
     }
 
     fn error_of(certificate: &[u8], key: &[u8]) -> String {
-        config(certificate, key)
-            .map(drop)
-            .expect_err("a configuration that cannot work was taken")
+        config(certificate, key).map(drop).expect_err("a configuration that cannot work was taken")
     }
 
     /// A client that trusts the certificate and offers these protocols, on its own thread.
@@ -283,25 +257,18 @@ mod tests {
     ) -> UnixStream {
         let (near, mut far) = UnixStream::pair().unwrap();
         let mut roots = RootCertStore::empty();
-        roots
-            .add(CertificateDer::from_pem_slice(&pair.certificate).unwrap())
-            .unwrap();
+        roots.add(CertificateDer::from_pem_slice(&pair.certificate).unwrap()).unwrap();
         let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
         let builder = builder.with_safe_default_protocol_versions().unwrap();
         let mut config = builder.with_root_certificates(roots).with_no_client_auth();
         config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
-        let mut session =
-            ClientConnection::new(Arc::new(config), "localhost".try_into().unwrap()).unwrap();
+        let mut session = ClientConnection::new(Arc::new(config), "localhost".try_into().unwrap()).unwrap();
         thread::spawn(move || talk(&mut Stream::new(&mut session, &mut far)));
         near
     }
 
     /// Reads until `enough` says so, or the session is over.
-    fn receive_until(
-        tls: &mut Tls,
-        socket: &mut UnixStream,
-        enough: impl Fn(&[u8]) -> bool,
-    ) -> (Vec<u8>, Received) {
+    fn receive_until(tls: &mut Tls, socket: &mut UnixStream, enough: impl Fn(&[u8]) -> bool) -> (Vec<u8>, Received) {
         let (mut plain, mut cipher) = (Vec::new(), [0; 4096]);
         loop {
             let count = socket.read(&mut cipher).unwrap();
@@ -327,15 +294,9 @@ mod tests {
         let mut tls = Tls::new(config(&pair.certificate, &pair.key).unwrap()).unwrap();
         let (plain, _) = receive_until(&mut tls, &mut socket, |plain| plain.len() == 4);
         assert_eq!(plain, b"ping");
-        assert_eq!(
-            tls.write(socket.as_raw_fd(), &[b"po", b"", b"ng"]),
-            Moved::Bytes(4)
-        );
+        assert_eq!(tls.write(socket.as_raw_fd(), &[b"po", b"", b"ng"]), Moved::Bytes(4));
         assert_eq!(&heard.recv().unwrap(), b"pong");
-        assert_eq!(
-            receive_until(&mut tls, &mut socket, |_| false).1,
-            Received::Ended
-        );
+        assert_eq!(receive_until(&mut tls, &mut socket, |_| false).1, Received::Ended);
     }
 
     #[test]
@@ -353,17 +314,9 @@ mod tests {
         let mut tls = Tls::new(config(&pair.certificate, &pair.key).unwrap()).unwrap();
         receive_until(&mut tls, &mut socket, |plain| plain.len() == 1);
         let all: Vec<u8> = (0..2 << 20).map(|at: u32| (at % 251) as u8).collect();
-        let Moved::Bytes(mut taken) = tls.write(socket.as_raw_fd(), &[&all]) else {
-            panic!("nothing was taken")
-        };
-        assert!(
-            taken < 1 << 20 && tls.is_blocked(),
-            "{taken} bytes were taken from a stalled socket"
-        );
-        assert_eq!(
-            tls.write(socket.as_raw_fd(), &[&all[taken..]]),
-            Moved::Blocked
-        );
+        let Moved::Bytes(mut taken) = tls.write(socket.as_raw_fd(), &[&all]) else { panic!("nothing was taken") };
+        assert!(taken < 1 << 20 && tls.is_blocked(), "{taken} bytes were taken from a stalled socket");
+        assert_eq!(tls.write(socket.as_raw_fd(), &[&all[taken..]]), Moved::Blocked);
         go.send(()).unwrap();
         while taken < all.len() {
             match tls.write(socket.as_raw_fd(), &[&all[taken..]]) {
@@ -383,19 +336,10 @@ mod tests {
         let config = config(&pair.certificate, &pair.key).unwrap();
         let (near, _far) = UnixStream::pair().unwrap();
         let plain_http = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
-        let received = Tls::new(config.clone()).unwrap().receive(
-            near.as_raw_fd(),
-            plain_http,
-            &mut Vec::new(),
-        );
+        let received = Tls::new(config.clone()).unwrap().receive(near.as_raw_fd(), plain_http, &mut Vec::new());
         assert_eq!(received, Received::Failed);
-        let mut socket = client(&pair, &[b"h2"], |stream| {
-            assert!(stream.write_all(b"x").is_err())
-        });
-        assert_eq!(
-            receive_until(&mut Tls::new(config).unwrap(), &mut socket, |_| false).1,
-            Received::Failed
-        );
+        let mut socket = client(&pair, &[b"h2"], |stream| assert!(stream.write_all(b"x").is_err()));
+        assert_eq!(receive_until(&mut Tls::new(config).unwrap(), &mut socket, |_| false).1, Received::Failed);
     }
 
     #[test]
@@ -404,19 +348,12 @@ mod tests {
         assert!(error_of(b"", &one.key).starts_with("TLS certificate: no CERTIFICATE"));
         assert!(error_of(&one.key, &one.key).starts_with("TLS certificate: no CERTIFICATE"));
         assert!(error_of(&one.certificate, b"nothing").starts_with("TLS key: no PRIVATE KEY"));
-        assert!(
-            error_of(&one.certificate, &other.key).contains("does not belong to the certificate")
-        );
+        assert!(error_of(&one.certificate, &other.key).contains("does not belong to the certificate"));
         let cut = &one.key[..one.key.len() / 2];
         let error = error_of(&one.certificate, cut);
         assert!(error.starts_with("TLS key: the PEM ends before"), "{error}");
-        let spoiled = String::from_utf8(one.key.clone())
-            .unwrap()
-            .replace("M", "*");
+        let spoiled = String::from_utf8(one.key.clone()).unwrap().replace("M", "*");
         let error = error_of(&one.certificate, spoiled.as_bytes());
-        assert!(
-            error.starts_with("TLS key") && !error.contains('*'),
-            "{error}"
-        );
+        assert!(error.starts_with("TLS key") && !error.contains('*'), "{error}");
     }
 }

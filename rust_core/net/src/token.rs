@@ -28,10 +28,7 @@ impl Token {
 
     pub fn of(bits: u64) -> Self {
         let id = ConnId(bits);
-        let number = Number {
-            place: id.slot(),
-            generation: id.generation(),
-        };
+        let number = Number { place: id.slot(), generation: id.generation() };
         match id.shard() {
             LISTENER => Token::Listener,
             MAILBOX => Token::Mailbox,
@@ -53,25 +50,13 @@ mod tests {
 
     #[test]
     fn a_token_survives_its_way_through_the_kernel() {
-        let number = Number {
-            place: 1023,
-            generation: u32::MAX,
-        };
-        let last = ConnId::new(
-            SHARDS_MAX as u16 - 1,
-            ConnId::SLOTS_MAX as u32 - 1,
-            u32::MAX,
-        );
+        let number = Number { place: 1023, generation: u32::MAX };
+        let last = ConnId::new(SHARDS_MAX as u16 - 1, ConnId::SLOTS_MAX as u32 - 1, u32::MAX);
         let first = ConnId::new(0, 0, 0);
         let relay = Token::Relay(number);
-        for token in [
-            Token::Conn(first),
-            Token::Conn(last),
-            Token::Listener,
-            Token::Mailbox,
-            relay,
-            Token::Linger(number),
-        ] {
+        for token in
+            [Token::Conn(first), Token::Conn(last), Token::Listener, Token::Mailbox, relay, Token::Linger(number)]
+        {
             assert_eq!(Token::of(token.bits()), token);
         }
     }

@@ -32,9 +32,7 @@ fn main() {
 fn shards_together_hold_more_connections_than_the_limit_of_open_files() {
     let mut gateway = start_gateway();
     let mut port = String::new();
-    BufReader::new(gateway.stdout.take().unwrap())
-        .read_line(&mut port)
-        .unwrap();
+    BufReader::new(gateway.stdout.take().unwrap()).read_line(&mut port).unwrap();
     let port: u16 = port.trim().parse().unwrap();
     let mut clients: Vec<TcpStream> = (0..CONNECTIONS).map(|_| open(port)).collect();
     // the gateway publishes when it has admitted all: each of them is there at the same time
@@ -53,18 +51,12 @@ fn start_gateway() -> Child {
     let program = env::current_exe().unwrap();
     let mut shell = process::Command::new("sh");
     shell.arg("-c").arg(under_limit).arg(program);
-    shell
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap()
+    shell.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
 }
 
 fn open(port: u16) -> TcpStream {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    stream
-        .set_read_timeout(Some(Duration::from_secs(20)))
-        .unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     stream.write_all(UPGRADE).unwrap();
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -72,11 +64,7 @@ fn open(port: u16) -> TcpStream {
         stream.read_exact(&mut byte).unwrap();
         head.push(byte[0]);
     }
-    assert!(
-        head.starts_with(b"HTTP/1.1 101 "),
-        "{}",
-        String::from_utf8_lossy(&head)
-    );
+    assert!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
     stream
 }
 
@@ -95,15 +83,8 @@ fn gateway() {
         let mut orders: Vec<Order> = events.iter().filter_map(admit).collect();
         admitted += orders.len();
         if admitted == CONNECTIONS && !orders.is_empty() {
-            let payload = Payload {
-                bytes: MESSAGE.into(),
-                text: true,
-            };
-            orders.push(Order::Publish {
-                room: "all".into(),
-                payload,
-                exclude: Exclude::None,
-            });
+            let payload = Payload { bytes: MESSAGE.into(), text: true };
+            orders.push(Order::Publish { room: "all".into(), payload, exclude: Exclude::None });
         }
         engine.submit(orders);
         thread::yield_now();
@@ -132,12 +113,7 @@ fn options() -> EngineOptions {
         port: 0,
         shards: 0,
         http_socket: String::new(),
-        caps: Caps {
-            connections_max: CONNECTIONS as u64,
-            per_address_max: 0,
-            per_user_max: 0,
-            handshakes_per_s: 0,
-        },
+        caps: Caps { connections_max: CONNECTIONS as u64, per_address_max: 0, per_user_max: 0, handshakes_per_s: 0 },
         proxy_trusted: Vec::new(),
         backlog_bytes_max: 1 << 20,
         tls: None,
@@ -146,6 +122,5 @@ fn options() -> EngineOptions {
 }
 
 const GATEWAY: &str = "gateway";
-const UPGRADE: &[u8] =
-    b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+const UPGRADE: &[u8] = b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";

@@ -39,51 +39,24 @@ pub fn from_python(command: &Bound<'_, PyAny>, user_hash: impl Fn(&str) -> u64) 
     let conn = ConnId(fields.at(1)?);
     let command = match fields.kind {
         ADMIT => admit(&fields, conn, user_hash)?,
-        REFUSE => Command::Refuse {
-            conn,
-            status: fields.at(2)?,
-            body: fields.bytes(3)?,
-            retry_after_s: fields.at(4)?,
-        },
-        SEND => Command::Send {
-            conn,
-            payload: fields.payload(2)?,
-        },
-        JOIN => Command::Join {
-            conn,
-            room: fields.text(2)?,
-        },
-        LEAVE => Command::Leave {
-            conn,
-            room: fields.text(2)?,
-        },
-        SESSION => Command::Session {
-            conn,
-            session: fields.bytes(2)?,
-        },
+        REFUSE => Command::Refuse { conn, status: fields.at(2)?, body: fields.bytes(3)?, retry_after_s: fields.at(4)? },
+        SEND => Command::Send { conn, payload: fields.payload(2)? },
+        JOIN => Command::Join { conn, room: fields.text(2)? },
+        LEAVE => Command::Leave { conn, room: fields.text(2)? },
+        SESSION => Command::Session { conn, session: fields.bytes(2)? },
         // `Fields::of` lets no other number through
-        _ => Command::Close {
-            conn,
-            code: fields.at(2)?,
-            reason: fields.text(3)?,
-        },
+        _ => Command::Close { conn, code: fields.at(2)?, reason: fields.text(3)? },
     };
     Ok(Order::Command(command))
 }
 
-fn admit(
-    fields: &Fields<'_, '_>,
-    conn: ConnId,
-    user_hash: impl Fn(&str) -> u64,
-) -> PyResult<Command> {
+fn admit(fields: &Fields<'_, '_>, conn: ConnId, user_hash: impl Fn(&str) -> u64) -> PyResult<Command> {
     let user: Option<String> = fields.at(3)?;
     let rooms: Vec<String> = fields.at(4)?;
-    let payloads = fields.item(5)?.try_iter()?.map(|text| {
-        Ok(Payload {
-            bytes: text?.cast::<PyBytes>()?.as_bytes().into(),
-            text: true,
-        })
-    });
+    let payloads = fields
+        .item(5)?
+        .try_iter()?
+        .map(|text| Ok(Payload { bytes: text?.cast::<PyBytes>()?.as_bytes().into(), text: true }));
     let protocol: Option<String> = fields.at(6)?;
     let close: Option<(u16, String)> = fields.at(7)?;
     Ok(Command::Admit {
@@ -106,11 +79,7 @@ fn publish(fields: &Fields<'_, '_>) -> PyResult<Order> {
     } else {
         Exclude::Uuid(who.extract()?)
     };
-    Ok(Order::Publish {
-        room: fields.text(1)?,
-        payload: fields.payload(2)?,
-        exclude,
-    })
+    Ok(Order::Publish { room: fields.text(1)?, payload: fields.payload(2)?, exclude })
 }
 
 /// A command's tuple of the length that its kind has.
@@ -132,17 +101,12 @@ impl<'a, 'py> Fields<'a, 'py> {
             SEND | CLOSE => 4,
             JOIN | LEAVE | SESSION => 3,
             _ => {
-                return Err(PyValueError::new_err(format!(
-                    "no command begins with {kind}"
-                )));
+                return Err(PyValueError::new_err(format!("no command begins with {kind}")));
             }
         };
         if tuple.len() != length {
             let (name, _) = NAMES[usize::from(kind) - 1];
-            return Err(PyValueError::new_err(format!(
-                "{name} has {length} fields, not {}",
-                tuple.len()
-            )));
+            return Err(PyValueError::new_err(format!("{name} has {length} fields, not {}", tuple.len())));
         }
         Ok(Self { kind, tuple })
     }
@@ -165,9 +129,6 @@ impl<'a, 'py> Fields<'a, 'py> {
 
     /// Bytes, and in the next field whether they are text.
     fn payload(&self, index: usize) -> PyResult<Payload> {
-        Ok(Payload {
-            bytes: self.bytes(index)?,
-            text: self.at(index + 1)?,
-        })
+        Ok(Payload { bytes: self.bytes(index)?, text: self.at(index + 1)? })
     }
 }

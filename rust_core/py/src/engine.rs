@@ -19,9 +19,7 @@ impl Engine {
     #[new]
     fn new(py: Python<'_>, options: &Bound<'_, PyDict>) -> PyResult<Self> {
         let options = options::from_python(options)?;
-        let inner = py
-            .detach(|| tidegate_net::Engine::start(options))
-            .map_err(error::from_start)?;
+        let inner = py.detach(|| tidegate_net::Engine::start(options)).map_err(error::from_start)?;
         Ok(Self { inner })
     }
 
@@ -73,8 +71,7 @@ impl Engine {
     }
 
     fn set_tls(&self, py: Python<'_>, certificate_pem: &[u8], key_pem: &[u8]) -> PyResult<()> {
-        py.detach(|| self.inner.set_tls(certificate_pem, key_pem))
-            .map_err(PyValueError::new_err)
+        py.detach(|| self.inner.set_tls(certificate_pem, key_pem)).map_err(PyValueError::new_err)
     }
 
     fn begin_drain(&self, py: Python<'_>, within_ms: u64) {

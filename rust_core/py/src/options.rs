@@ -10,10 +10,7 @@ use tidegate_hub::{
 use tidegate_net::{EngineOptions, TlsPem};
 
 pub fn from_python(options: &Bound<'_, PyDict>) -> PyResult<EngineOptions> {
-    let named = Named {
-        options,
-        taken: Cell::new(0),
-    };
+    let named = Named { options, taken: Cell::new(0) };
     let converted = EngineOptions {
         host: named.take("host")?,
         port: named.take("port")?,
@@ -44,9 +41,7 @@ fn tls(named: &Named<'_, '_>) -> PyResult<Option<TlsPem>> {
     match (certificate, key) {
         (Some(certificate), Some(key)) => Ok(Some(TlsPem { certificate, key })),
         (None, None) => Ok(None),
-        _ => Err(PyValueError::new_err(
-            "tls_certificate_pem and tls_key_pem come together or not at all",
-        )),
+        _ => Err(PyValueError::new_err("tls_certificate_pem and tls_key_pem come together or not at all")),
     }
 }
 
@@ -86,18 +81,13 @@ struct Named<'a, 'py> {
 
 impl<'py> Named<'_, 'py> {
     fn take<T: FromPyObjectOwned<'py>>(&self, name: &str) -> PyResult<T> {
-        let value = self
-            .options
-            .get_item(name)?
-            .ok_or_else(|| PyValueError::new_err(format!("option {name} is missing")))?;
+        let value =
+            self.options.get_item(name)?.ok_or_else(|| PyValueError::new_err(format!("option {name} is missing")))?;
         self.taken.set(self.taken.get() + 1);
-        value
-            .extract()
-            .map_err(Into::<PyErr>::into)
-            .map_err(|error| {
-                let what = error.value(self.options.py());
-                PyValueError::new_err(format!("option {name}: {what}"))
-            })
+        value.extract().map_err(Into::<PyErr>::into).map_err(|error| {
+            let what = error.value(self.options.py());
+            PyValueError::new_err(format!("option {name}: {what}"))
+        })
     }
 
     /// Every name was taken once, so a longer dict has a name that nobody knows.
@@ -105,12 +95,7 @@ impl<'py> Named<'_, 'py> {
         if self.options.len() == self.taken.get() {
             return Ok(());
         }
-        let names: Vec<String> = self
-            .options
-            .keys()
-            .iter()
-            .map(|key| key.to_string())
-            .collect();
+        let names: Vec<String> = self.options.keys().iter().map(|key| key.to_string()).collect();
         Err(PyValueError::new_err(format!(
             "{} options are known, and one of these is not: {}",
             self.taken.get(),

@@ -27,21 +27,14 @@ impl Rejection {
     }
 
     pub(super) const fn new(status: u16, reason: &'static str) -> Self {
-        Self {
-            status,
-            why: Refusal::BadRequest,
-            reason,
-        }
+        Self { status, why: Refusal::BadRequest, reason }
     }
 
     /// The whole HTTP answer.
     pub fn response(&self) -> Vec<u8> {
         let (error, headers) = match self.status {
             // RFC 6455 section 4.2.2 and RFC 9110 section 15.5.22: what the client should ask for instead
-            426 => (
-                "upgrade_required",
-                "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n",
-            ),
+            426 => ("upgrade_required", "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"),
             405 => ("method_not_allowed", "Allow: GET\r\n"),
             431 => ("head_too_large", ""),
             505 => ("http_version_not_supported", ""),
@@ -53,23 +46,20 @@ impl Rejection {
 }
 
 /// RFC 6455 section 4.2.2 and RFC 7692 section 7.1. A protocol that is no token is left out: it must not become a header of its own.
-pub fn response_101(
-    accept: &[u8; 28],
-    protocol: Option<&str>,
-    deflate: Option<Negotiated>,
-) -> Vec<u8> {
+pub fn response_101(accept: &[u8; 28], protocol: Option<&str>, deflate: Option<Negotiated>) -> Vec<u8> {
     let mut out = Vec::with_capacity(256);
-    out.extend_from_slice(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ");
+    out.extend_from_slice(
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ",
+    );
     out.extend_from_slice(accept);
     if let Some(protocol) = protocol.filter(|protocol| list::is_token(protocol.as_bytes())) {
         out.extend_from_slice(b"\r\nSec-WebSocket-Protocol: ");
         out.extend_from_slice(protocol.as_bytes());
     }
-    if let Some(Negotiated {
-        server_max_window_bits,
-    }) = deflate
-    {
-        out.extend_from_slice(b"\r\nSec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; client_no_context_takeover");
+    if let Some(Negotiated { server_max_window_bits }) = deflate {
+        out.extend_from_slice(
+            b"\r\nSec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; client_no_context_takeover",
+        );
         if let Some(bits) = server_max_window_bits {
             out.extend_from_slice(format!("; server_max_window_bits={bits}").as_bytes());
         }
@@ -94,9 +84,8 @@ fn answer(status: u16, body: &[u8], headers: &str) -> Vec<u8> {
     };
     let phrase = phrase(status);
     let length = body.len();
-    let head = format!(
-        "HTTP/1.1 {status} {phrase}\r\n{headers}{media}Content-Length: {length}\r\nConnection: close\r\n\r\n"
-    );
+    let head =
+        format!("HTTP/1.1 {status} {phrase}\r\n{headers}{media}Content-Length: {length}\r\nConnection: close\r\n\r\n");
     [head.as_bytes(), body].concat()
 }
 
@@ -135,9 +124,7 @@ mod tests {
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
         );
-        let agreed = Some(Negotiated {
-            server_max_window_bits: Some(10),
-        });
+        let agreed = Some(Negotiated { server_max_window_bits: Some(10) });
         let full = text(response_101(accept, Some("chat.v1"), agreed));
         assert!(full.ends_with(
             "\r\nSec-WebSocket-Protocol: chat.v1\r\nSec-WebSocket-Extensions: permessage-deflate; \
@@ -162,20 +149,13 @@ mod tests {
             text(response(403, b"", None)),
             "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
         );
-        assert!(
-            text(response(418, b"no", None))
-                .contains("\r\nContent-Type: text/plain; charset=utf-8\r\n")
-        );
+        assert!(text(response(418, b"no", None)).contains("\r\nContent-Type: text/plain; charset=utf-8\r\n"));
     }
 
     #[test]
     fn a_refusal_to_upgrade_says_what_to_ask_for() {
         let out = text(Rejection::new(426, "this is a WebSocket endpoint").response());
-        for header in [
-            "Upgrade: websocket",
-            "Sec-WebSocket-Version: 13",
-            "Connection: close",
-        ] {
+        for header in ["Upgrade: websocket", "Sec-WebSocket-Version: 13", "Connection: close"] {
             assert!(out.contains(&format!("\r\n{header}\r\n")), "{out}");
         }
         assert!(text(Rejection::new(405, "use GET").response()).contains("\r\nAllow: GET\r\n"));

@@ -75,11 +75,7 @@ mod tests {
     #[test]
     fn only_registered_and_private_codes_are_valid() {
         let valid: Vec<u16> = (0..=u16::MAX).filter(|&code| is_valid(code)).collect();
-        let expected: Vec<u16> = [1000, 1001, 1002, 1003]
-            .into_iter()
-            .chain(1007..=1014)
-            .chain(3000..=4999)
-            .collect();
+        let expected: Vec<u16> = [1000, 1001, 1002, 1003].into_iter().chain(1007..=1014).chain(3000..=4999).collect();
         assert_eq!(valid, expected);
     }
 
@@ -88,15 +84,8 @@ mod tests {
         assert_eq!(parse(b""), Ok((None, &b""[..])));
         assert_eq!(parse(b"\x03\xe8ok"), Ok((Some(1000), &b"ok"[..])));
         assert!(matches!(parse(b"\x03"), Err(Violation::Protocol(_))));
-        assert!(
-            matches!(parse(b"\x03\xee"), Err(Violation::Protocol(_))),
-            "1006 is never sent"
-        );
+        assert!(matches!(parse(b"\x03\xee"), Err(Violation::Protocol(_))), "1006 is never sent");
         assert_eq!(parse(b"\x03\xe8\xff"), Err(Violation::Utf8));
-        assert_eq!(
-            parse(b"\x03\xe8\xe2\x82"),
-            Err(Violation::Utf8),
-            "half a character"
-        );
+        assert_eq!(parse(b"\x03\xe8\xe2\x82"), Err(Violation::Utf8), "half a character");
     }
 }

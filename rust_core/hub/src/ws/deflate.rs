@@ -59,10 +59,7 @@ fn parameter(part: &[u8]) -> Result<(&[u8], Option<Vec<u8>>), Malformed> {
     let equals = part.iter().position(|&byte| byte == b'=');
     let (name, value) = match equals {
         None => (part, None),
-        Some(at) => (
-            part[..at].trim_ascii_end(),
-            Some(unquoted(part[at + 1..].trim_ascii_start())?),
-        ),
+        Some(at) => (part[..at].trim_ascii_end(), Some(unquoted(part[at + 1..].trim_ascii_start())?)),
     };
     // a quoted value, too, must be a token once its quotes are off
     if !list::is_token(name) || value.as_ref().is_some_and(|value| !list::is_token(value)) {
@@ -100,12 +97,8 @@ struct Offer {
 impl Offer {
     fn add(&mut self, name: &[u8], value: Option<&[u8]>) {
         let fits = match name {
-            b"server_no_context_takeover" => {
-                value.is_none() && !std::mem::replace(&mut self.server_no_context, true)
-            }
-            b"client_no_context_takeover" => {
-                value.is_none() && !std::mem::replace(&mut self.client_no_context, true)
-            }
+            b"server_no_context_takeover" => value.is_none() && !std::mem::replace(&mut self.server_no_context, true),
+            b"client_no_context_takeover" => value.is_none() && !std::mem::replace(&mut self.client_no_context, true),
             b"server_max_window_bits" => {
                 let bits = value.and_then(window_bits);
                 bits.is_some() && std::mem::replace(&mut self.server_bits, bits).is_none()
@@ -123,9 +116,7 @@ impl Offer {
     fn accept(self) -> Option<Negotiated> {
         // zlib has no raw deflate with a window of 256 bytes
         let possible = self.server_bits != Some(WINDOW_BITS_MIN);
-        (!self.spoiled && possible).then_some(Negotiated {
-            server_max_window_bits: self.server_bits,
-        })
+        (!self.spoiled && possible).then_some(Negotiated { server_max_window_bits: self.server_bits })
     }
 }
 
@@ -187,16 +178,10 @@ fn pump(
     loop {
         if out.len() == out.capacity() {
             // one byte above the limit shows that it is passed
-            out.reserve_exact(
-                out.len()
-                    .max(GROWTH_BYTES_MIN)
-                    .min(bytes_max.saturating_add(1) - out.len()),
-            );
+            out.reserve_exact(out.len().max(GROWTH_BYTES_MIN).min(bytes_max.saturating_add(1) - out.len()));
         }
         let before = (stream.total_in(), out.len());
-        let status = stream
-            .decompress_vec(&input[used..], out, FlushDecompress::Sync)
-            .map_err(|_| BROKEN)?;
+        let status = stream.decompress_vec(&input[used..], out, FlushDecompress::Sync).map_err(|_| BROKEN)?;
         used += (stream.total_in() - before.0) as usize;
         if out.len() > bytes_max {
             return Err(Violation::TooBig);
@@ -231,12 +216,7 @@ impl Default for Deflater {
 impl Deflater {
     /// Messages below `bytes_min` stay plain; with 0 every message is compressed, even one that grows by it.
     pub fn new(bytes_min: usize) -> Self {
-        Self {
-            wide: None,
-            narrow: None,
-            deflated: Vec::new(),
-            bytes_min,
-        }
+        Self { wide: None, narrow: None, deflated: Vec::new(), bytes_min }
     }
 
     /// Appends one frame to `out`, compressed where `encoding` asks for it and it makes the message smaller.
@@ -256,23 +236,15 @@ impl Deflater {
         let stream = match encoding {
             Encoding::Plain => return None,
             Encoding::Deflate => self.wide.get_or_insert_with(|| compressor(WINDOW_BITS_MAX)),
-            Encoding::DeflateSmall => self
-                .narrow
-                .get_or_insert_with(|| compressor(SMALL_WINDOW_BITS)),
+            Encoding::DeflateSmall => self.narrow.get_or_insert_with(|| compressor(SMALL_WINDOW_BITS)),
         };
         stream.reset();
         self.deflated.clear();
         self.deflated.shrink_to(KEPT_BYTES_MAX);
-        let growth = if self.bytes_min == 0 {
-            GROWN_BYTES_MAX + payload.len() / 1024
-        } else {
-            0
-        };
+        let growth = if self.bytes_min == 0 { GROWN_BYTES_MAX + payload.len() / 1024 } else { 0 };
         self.deflated.reserve(payload.len() + growth);
         let room = self.deflated.capacity();
-        stream
-            .compress_vec(payload, &mut self.deflated, FlushCompress::Sync)
-            .ok()?;
+        stream.compress_vec(payload, &mut self.deflated, FlushCompress::Sync).ok()?;
         // a full buffer means that zlib had more to say
         if self.deflated.len() == room || stream.total_in() != payload.len() as u64 {
             return None;

@@ -87,13 +87,7 @@ pub fn decode(bytes: &[u8]) -> Result<Option<(Header, usize)>, Violation> {
     let Some(mask) = bytes[1 + at..].first_chunk::<4>() else {
         return Ok(None);
     };
-    let header = Header {
-        fin: first & FIN != 0,
-        rsv1: first & RSV1 != 0,
-        opcode,
-        length,
-        mask: *mask,
-    };
+    let header = Header { fin: first & FIN != 0, rsv1: first & RSV1 != 0, opcode, length, mask: *mask };
     Ok(Some((header, 1 + at + mask.len())))
 }
 
@@ -107,9 +101,7 @@ fn check_first(first: u8) -> Result<Opcode, Violation> {
     }
     // RFC 7692 section 6.1: the bit belongs to the first frame of a message
     if first & RSV1 != 0 && !matches!(opcode, Opcode::Text | Opcode::Binary) {
-        return Err(Violation::Protocol(
-            "compression bit on a control or continuation frame",
-        ));
+        return Err(Violation::Protocol("compression bit on a control or continuation frame"));
     }
     Ok(opcode)
 }
@@ -138,9 +130,7 @@ fn decode_length(bytes: &[u8]) -> Result<Option<(u64, usize)>, Violation> {
         short => (u64::from(short), 1, 0),
     };
     if length < least {
-        return Err(Violation::Protocol(
-            "length not encoded in the fewest bytes",
-        ));
+        return Err(Violation::Protocol("length not encoded in the fewest bytes"));
     }
     if length >> 63 != 0 {
         return Err(Violation::Protocol("length of more than 63 bits"));
@@ -219,34 +209,18 @@ mod tests {
     fn the_unmasked_examples_of_rfc_6455_section_5_7_are_what_we_send() {
         assert_eq!(encoded(Opcode::Text, b"Hello"), b"\x81\x05Hello");
         assert_eq!(encoded(Opcode::Ping, b"Hello"), b"\x89\x05Hello");
-        assert_eq!(
-            encoded(Opcode::Binary, &[0; 256])[..4],
-            *b"\x82\x7e\x01\x00"
-        );
-        assert_eq!(
-            encoded(Opcode::Binary, &[0; 65536])[..10],
-            *b"\x82\x7f\0\0\0\0\0\x01\0\0"
-        );
+        assert_eq!(encoded(Opcode::Binary, &[0; 256])[..4], *b"\x82\x7e\x01\x00");
+        assert_eq!(encoded(Opcode::Binary, &[0; 65536])[..10], *b"\x82\x7f\0\0\0\0\0\x01\0\0");
     }
 
     #[test]
     fn the_masked_examples_of_rfc_6455_section_5_7_are_read() {
         let mut frame = *b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58";
         let (header, size) = decode(&frame).unwrap().unwrap();
-        assert_eq!(
-            (header.fin, header.rsv1, header.opcode, header.length, size),
-            (true, false, Opcode::Text, 5, 6)
-        );
+        assert_eq!((header.fin, header.rsv1, header.opcode, header.length, size), (true, false, Opcode::Text, 5, 6));
         unmask(&mut frame[6..], header.mask, 0);
         assert_eq!(&frame[6..], b"Hello");
-        assert_eq!(
-            decode(b"\x8a\x85\x37\xfa\x21\x3d")
-                .unwrap()
-                .unwrap()
-                .0
-                .opcode,
-            Opcode::Pong
-        );
+        assert_eq!(decode(b"\x8a\x85\x37\xfa\x21\x3d").unwrap().unwrap().0.opcode, Opcode::Pong);
     }
 
     #[test]
@@ -271,17 +245,10 @@ mod tests {
         for length in [0, 125, 126, 0xffff, 0x1_0000, (1 << 63) - 1] {
             let bytes = header(0x82, length);
             for end in 0..bytes.len() {
-                assert_eq!(
-                    decode(&bytes[..end]),
-                    Ok(None),
-                    "{end} bytes of {bytes:02x?}"
-                );
+                assert_eq!(decode(&bytes[..end]), Ok(None), "{end} bytes of {bytes:02x?}");
             }
             let (decoded, size) = decode(&bytes).unwrap().unwrap();
-            assert_eq!(
-                (decoded.length, decoded.mask, size),
-                (length, [1, 2, 3, 4], bytes.len())
-            );
+            assert_eq!((decoded.length, decoded.mask, size), (length, [1, 2, 3, 4], bytes.len()));
         }
     }
 
@@ -304,22 +271,10 @@ mod tests {
         assert_eq!(refused(b"\x81\x05"), "frame without a mask");
         assert_eq!(refused(b"\x89\xfe"), "control frame of more than 125 bytes");
         assert_eq!(refused(b"\x88\xff"), "control frame of more than 125 bytes");
-        assert_eq!(
-            refused(b"\x81\xfe\x00\x7d"),
-            "length not encoded in the fewest bytes"
-        );
-        assert_eq!(
-            refused(b"\x81\xff\0\0\0\0\0\0\xff\xff"),
-            "length not encoded in the fewest bytes"
-        );
-        assert_eq!(
-            refused(b"\x82\xff\x80\0\0\0\0\0\0\0"),
-            "length of more than 63 bits"
-        );
-        assert_eq!(
-            refused(&header(0x82, u64::MAX)),
-            "length of more than 63 bits"
-        );
+        assert_eq!(refused(b"\x81\xfe\x00\x7d"), "length not encoded in the fewest bytes");
+        assert_eq!(refused(b"\x81\xff\0\0\0\0\0\0\xff\xff"), "length not encoded in the fewest bytes");
+        assert_eq!(refused(b"\x82\xff\x80\0\0\0\0\0\0\0"), "length of more than 63 bits");
+        assert_eq!(refused(&header(0x82, u64::MAX)), "length of more than 63 bits");
     }
 
     proptest! {

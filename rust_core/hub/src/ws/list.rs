@@ -23,9 +23,7 @@ pub(super) fn split(value: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> 
 
 /// Whether a list of tokens has `token` in it, in any case of letters.
 pub(super) fn has_token(value: &[u8], token: &str) -> bool {
-    value
-        .split(|&byte| byte == b',')
-        .any(|part| part.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+    value.split(|&byte| byte == b',').any(|part| part.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
 }
 
 /// RFC 9110 section 5.6.2.
@@ -42,9 +40,7 @@ mod tests {
     use super::*;
 
     fn parts(value: &str) -> Vec<&str> {
-        split(value.as_bytes(), b',')
-            .map(|part| std::str::from_utf8(part).unwrap())
-            .collect()
+        split(value.as_bytes(), b',').map(|part| std::str::from_utf8(part).unwrap()).collect()
     }
 
     #[test]

@@ -127,9 +127,7 @@ fn open_frame(
         partial.get_or_insert_default().keep_head(bytes);
         return Ok(None);
     };
-    let message = partial
-        .as_ref()
-        .and_then(|pending| pending.message.as_ref());
+    let message = partial.as_ref().and_then(|pending| pending.message.as_ref());
     check(header, message, limits)?;
     if let Some(pending) = partial {
         pending.head_len = 0;
@@ -146,9 +144,7 @@ fn check(header: Header, message: Option<&Message>, limits: &Limits) -> Result<(
         (Opcode::Continuation, None) => {
             return Err(Violation::Protocol("continuation of no message"));
         }
-        (Opcode::Continuation, Some(message)) => {
-            (message.compressed, message.bytes.len(), message.fragments)
-        }
+        (Opcode::Continuation, Some(message)) => (message.compressed, message.bytes.len(), message.fragments),
         (_, Some(_)) => return Err(Violation::Protocol("message inside another")),
         (_, None) => (header.rsv1, 0, 0),
     };
@@ -216,25 +212,14 @@ fn deliver_inflated(
     Ok(deliver(text, inflated, sink))
 }
 
-fn deliver(
-    text: bool,
-    bytes: &[u8],
-    sink: &mut impl FnMut(Incoming<'_>) -> ControlFlow<()>,
-) -> ControlFlow<()> {
-    sink(if text {
-        Incoming::Text(bytes)
-    } else {
-        Incoming::Binary(bytes)
-    })
+fn deliver(text: bool, bytes: &[u8], sink: &mut impl FnMut(Incoming<'_>) -> ControlFlow<()>) -> ControlFlow<()> {
+    sink(if text { Incoming::Text(bytes) } else { Incoming::Binary(bytes) })
 }
 
 impl Partial {
     /// Memory this connection holds because of what it has not finished sending.
     pub fn held_bytes(&self) -> usize {
-        let message = self
-            .message
-            .as_ref()
-            .map_or(0, |message| message.bytes.capacity());
+        let message = self.message.as_ref().map_or(0, |message| message.bytes.capacity());
         size_of::<Self>() + self.control.capacity() + message
     }
 

@@ -38,15 +38,9 @@ fn begins(buf: &[u8], signature: &[u8]) -> bool {
 fn parse_v1(buf: &[u8]) -> Parsed {
     let bounded = &buf[..buf.len().min(V1_BYTES_MAX)];
     let Some(newline) = memchr::memchr(b'\n', bounded) else {
-        return if buf.len() < V1_BYTES_MAX {
-            Parsed::Incomplete
-        } else {
-            Parsed::Bad
-        };
+        return if buf.len() < V1_BYTES_MAX { Parsed::Incomplete } else { Parsed::Bad };
     };
-    let line = std::str::from_utf8(&bounded[..newline])
-        .ok()
-        .and_then(|line| line.strip_suffix('\r'));
+    let line = std::str::from_utf8(&bounded[..newline]).ok().and_then(|line| line.strip_suffix('\r'));
     let Some(line) = line.and_then(|line| line.strip_prefix("PROXY ")) else {
         return Parsed::Bad;
     };
@@ -58,10 +52,7 @@ fn parse_v1(buf: &[u8]) -> Parsed {
         _ => None,
     };
     match peer {
-        Some(peer) => Parsed::Done {
-            len: newline + 1,
-            peer,
-        },
+        Some(peer) => Parsed::Done { len: newline + 1, peer },
         None => Parsed::Bad,
     }
 }
@@ -76,8 +67,7 @@ fn source<A: FromStr>(rest: &str) -> Option<A> {
 }
 
 fn is_port(word: &str) -> bool {
-    let plain =
-        word.bytes().all(|byte| byte.is_ascii_digit()) && (word == "0" || !word.starts_with('0'));
+    let plain = word.bytes().all(|byte| byte.is_ascii_digit()) && (word == "0" || !word.starts_with('0'));
     plain && word.parse::<u16>().is_ok()
 }
 
@@ -99,12 +89,8 @@ fn parse_v2(buf: &[u8]) -> Parsed {
     match (command, family, transport) {
         // LOCAL, UNSPEC and UNIX: the spec says to go on with the addresses of the socket
         (0, _, _) | (_, 0 | 3, _) | (_, _, 0) => done(None),
-        (_, 1, 1) if length >= 12 => {
-            done(addresses.first_chunk::<4>().map(|&octets| octets.into()))
-        }
-        (_, 2, 1) if length >= 36 => {
-            done(addresses.first_chunk::<16>().map(|&octets| octets.into()))
-        }
+        (_, 1, 1) if length >= 12 => done(addresses.first_chunk::<4>().map(|&octets| octets.into())),
+        (_, 2, 1) if length >= 36 => done(addresses.first_chunk::<16>().map(|&octets| octets.into())),
         // datagrams do not come over TCP; addresses that are cut off are wrong
         _ => Parsed::Bad,
     }
@@ -124,10 +110,7 @@ mod tests {
     use super::*;
 
     fn done(len: usize, peer: &str) -> Parsed {
-        Parsed::Done {
-            len,
-            peer: Some(peer.parse().unwrap()),
-        }
+        Parsed::Done { len, peer: Some(peer.parse().unwrap()) }
     }
 
     fn v2(command: u8, family: u8, addresses: &[u8]) -> Vec<u8> {
@@ -141,11 +124,7 @@ mod tests {
     /// Incomplete up to the last byte, the same however much follows.
     fn assert_parsed(header: &[u8], expected: Parsed) {
         for end in 0..header.len() {
-            assert_eq!(
-                parse(&header[..end]),
-                Parsed::Incomplete,
-                "{end} bytes of {header:02x?}"
-            );
+            assert_eq!(parse(&header[..end]), Parsed::Incomplete, "{end} bytes of {header:02x?}");
         }
         assert_eq!(parse(header), expected);
         assert_eq!(parse(&[header, b"GET / HTTP/1.1\r\n"].concat()), expected);
@@ -158,25 +137,13 @@ mod tests {
         let tcp6 = b"PROXY TCP6 2001:db8::1 ::1 1 65535\r\n";
         assert_parsed(tcp6, done(tcp6.len(), "2001:db8::1"));
         let longest = b"PROXY TCP6 ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff 65535 65535\r\n";
-        assert_parsed(
-            longest,
-            done(longest.len(), "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
-        );
+        assert_parsed(longest, done(longest.len(), "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"));
     }
 
     #[test]
     fn version_1_of_an_unknown_family_has_no_peer() {
-        for header in [
-            &b"PROXY UNKNOWN\r\n"[..],
-            b"PROXY UNKNOWN ffff:: whatever 1 2\r\n",
-        ] {
-            assert_parsed(
-                header,
-                Parsed::Done {
-                    len: header.len(),
-                    peer: None,
-                },
-            );
+        for header in [&b"PROXY UNKNOWN\r\n"[..], b"PROXY UNKNOWN ffff:: whatever 1 2\r\n"] {
+            assert_parsed(header, Parsed::Done { len: header.len(), peer: None });
         }
     }
 
@@ -223,21 +190,11 @@ mod tests {
 
     #[test]
     fn version_2_without_an_internet_peer_goes_on_without() {
-        for (command, family, length) in [
-            (0x20, 0x00, 0),
-            (0x20, 0x11, 12),
-            (0x21, 0x00, 5),
-            (0x21, 0x31, 216),
-            (0x21, 0x10, 12),
-        ] {
+        for (command, family, length) in
+            [(0x20, 0x00, 0), (0x20, 0x11, 12), (0x21, 0x00, 5), (0x21, 0x31, 216), (0x21, 0x10, 12)]
+        {
             let header = v2(command, family, &vec![0; length]);
-            assert_parsed(
-                &header,
-                Parsed::Done {
-                    len: header.len(),
-                    peer: None,
-                },
-            );
+            assert_parsed(&header, Parsed::Done { len: header.len(), peer: None });
         }
     }
 
@@ -254,24 +211,10 @@ mod tests {
             (0x21, 0x11, 521),
             (0x20, 0x00, 0xffff),
         ] {
-            assert_eq!(
-                parse(&v2(command, family, &vec![0; length])),
-                Parsed::Bad,
-                "{command:x} {family:x} {length}"
-            );
+            assert_eq!(parse(&v2(command, family, &vec![0; length])), Parsed::Bad, "{command:x} {family:x} {length}");
         }
-        assert_parsed(
-            &v2(0x20, 0, &[0; 520]),
-            Parsed::Done {
-                len: 536,
-                peer: None,
-            },
-        );
+        assert_parsed(&v2(0x20, 0, &[0; 520]), Parsed::Done { len: 536, peer: None });
         let announced = [V2_SIGNATURE, &[0x21, 0x11, 0xff, 0xff]].concat();
-        assert_eq!(
-            parse(&announced),
-            Parsed::Bad,
-            "refused from the length alone"
-        );
+        assert_eq!(parse(&announced), Parsed::Bad, "refused from the length alone");
     }
 }

@@ -88,17 +88,13 @@ pub fn parse(head: &[u8], settings: &Settings) -> Result<Request, Rejection> {
 
 /// Whether `protocol` is one of those in a `Sec-WebSocket-Protocol` list.
 pub fn offers(protocols: &[u8], protocol: &str) -> bool {
-    !protocol.is_empty()
-        && list::split(protocols, b',').any(|offered| offered == protocol.as_bytes())
+    !protocol.is_empty() && list::split(protocols, b',').any(|offered| offered == protocol.as_bytes())
 }
 
 /// Whether the first line names a version of HTTP that is not spoken here.
 fn names_another_version(head: &[u8]) -> bool {
     let start = head.trim_ascii_start();
-    let line = start
-        .split(|&byte| byte == b'\n')
-        .next()
-        .unwrap_or_default();
+    let line = start.split(|&byte| byte == b'\n').next().unwrap_or_default();
     let last = line.trim_ascii_end().rsplit(|&byte| byte == b' ').next();
     match last.and_then(|word| word.strip_prefix(b"HTTP/")) {
         Some([b'1', b'.', b'0' | b'1']) => false,
@@ -112,20 +108,13 @@ fn origin_form(target: &str) -> &str {
     let Some((scheme, rest)) = target.split_once("://") else {
         return target;
     };
-    if !["http", "https", "ws", "wss"]
-        .iter()
-        .any(|known| scheme.eq_ignore_ascii_case(known))
-    {
+    if !["http", "https", "ws", "wss"].iter().any(|known| scheme.eq_ignore_ascii_case(known)) {
         return target;
     }
     rest.find('/').map_or(target, |slash| &rest[slash..])
 }
 
-fn check_request(
-    request: &httparse::Request<'_, '_>,
-    head: &[u8],
-    target: &str,
-) -> Result<(), Rejection> {
+fn check_request(request: &httparse::Request<'_, '_>, head: &[u8], target: &str) -> Result<(), Rejection> {
     if request.method != Some("GET") {
         return Err(WRONG_METHOD);
     }
@@ -136,38 +125,24 @@ fn check_request(
     if memchr::memchr_iter(b'\n', head).any(bare) {
         return Err(Rejection::bad("lines must end in CRLF"));
     }
-    if !target
-        .bytes()
-        .all(|byte| byte.is_ascii_graphic() && byte != b'#')
-    {
-        return Err(Rejection::bad(
-            "the request target must be percent-encoded ASCII without a fragment",
-        ));
+    if !target.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
+        return Err(Rejection::bad("the request target must be percent-encoded ASCII without a fragment"));
     }
     Ok(())
 }
 
-fn read_upgrade(
-    headers: &[Header<'_>],
-    target: &str,
-    settings: &Settings,
-) -> Result<Upgrade, Rejection> {
+fn read_upgrade(headers: &[Header<'_>], target: &str, settings: &Settings) -> Result<Upgrade, Rejection> {
     check_upgrade(headers)?;
     let accept = accept(headers)?;
     check_host(headers)?;
     let protocols = joined(headers, "sec-websocket-protocol").unwrap_or_default();
-    if !list::split(&protocols, b',')
-        .all(|protocol| protocol.is_empty() || list::is_token(protocol))
-    {
-        return Err(Rejection::bad(
-            "Sec-WebSocket-Protocol must be a list of tokens",
-        ));
+    if !list::split(&protocols, b',').all(|protocol| protocol.is_empty() || list::is_token(protocol)) {
+        return Err(Rejection::bad("Sec-WebSocket-Protocol must be a list of tokens"));
     }
     let extensions = joined(headers, "sec-websocket-extensions").unwrap_or_default();
     let deflate = deflate::negotiate(&extensions)
         .map_err(|_| Rejection::bad("Sec-WebSocket-Extensions must be a list of extensions"))?;
-    let value =
-        |name: &String| joined(headers, name).map(|value| value.into_owned().into_boxed_slice());
+    let value = |name: &String| joined(headers, name).map(|value| value.into_owned().into_boxed_slice());
     Ok(Upgrade {
         target: target.as_bytes().into(),
         headers: settings.headers.iter().map(value).collect(),
@@ -179,32 +154,20 @@ fn read_upgrade(
 
 fn check_upgrade(headers: &[Header<'_>]) -> Result<(), Rejection> {
     if !joined(headers, "upgrade").is_some_and(|value| list::has_token(&value, "websocket")) {
-        return Err(Rejection::new(
-            426,
-            "this is a WebSocket endpoint: connect with a WebSocket client",
-        ));
+        return Err(Rejection::new(426, "this is a WebSocket endpoint: connect with a WebSocket client"));
     }
     let mut versions = values(headers, "sec-websocket-version");
     match (versions.next(), versions.next()) {
         (Some(b"13"), None) => {}
         (_, Some(_)) => return Err(Rejection::bad("Sec-WebSocket-Version must come once")),
         _ => {
-            return Err(Rejection::new(
-                426,
-                "only version 13 of the WebSocket protocol is spoken here",
-            ));
+            return Err(Rejection::new(426, "only version 13 of the WebSocket protocol is spoken here"));
         }
     }
     if !joined(headers, "connection").is_some_and(|value| list::has_token(&value, "upgrade")) {
-        return Err(Rejection::bad(
-            "Connection must name Upgrade: a proxy on the way may have removed it",
-        ));
+        return Err(Rejection::bad("Connection must name Upgrade: a proxy on the way may have removed it"));
     }
-    if values(headers, "content-length")
-        .chain(values(headers, "transfer-encoding"))
-        .next()
-        .is_some()
-    {
+    if values(headers, "content-length").chain(values(headers, "transfer-encoding")).next().is_some() {
         return Err(Rejection::bad("an upgrade has no body"));
     }
     Ok(())
@@ -231,28 +194,18 @@ fn accept(headers: &[Header<'_>]) -> Result<[u8; 28], Rejection> {
     // the engine wants room for three bytes of every four
     let mut nonce = [0; 18];
     if key.len() != 24 || KEY_BASE64.decode_slice(key, &mut nonce) != Ok(16) {
-        return Err(Rejection::bad(
-            "Sec-WebSocket-Key must be 16 bytes in base64",
-        ));
+        return Err(Rejection::bad("Sec-WebSocket-Key must be 16 bytes in base64"));
     }
-    let digest = Sha1::new()
-        .chain_update(key)
-        .chain_update(ACCEPT_GUID)
-        .finalize();
+    let digest = Sha1::new().chain_update(key).chain_update(ACCEPT_GUID).finalize();
     let mut accept = [0; 28];
     match general_purpose::STANDARD.encode_slice(digest, &mut accept) {
         Ok(28) => Ok(accept),
-        _ => Err(Rejection::bad(
-            "Sec-WebSocket-Key must be 16 bytes in base64",
-        )),
+        _ => Err(Rejection::bad("Sec-WebSocket-Key must be 16 bytes in base64")),
     }
 }
 
 fn values<'a>(headers: &'a [Header<'a>], name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-    headers
-        .iter()
-        .filter(move |header| header.name.eq_ignore_ascii_case(name))
-        .map(|header| header.value.trim_ascii())
+    headers.iter().filter(move |header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value.trim_ascii())
 }
 
 /// All values of a header as one (RFC 9110 section 5.3).
@@ -273,7 +226,5 @@ const WRONG_METHOD: Rejection = Rejection::new(405, "use GET");
 /// RFC 6455 section 1.3.
 const ACCEPT_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// Four bits of the last letter mean nothing; clients that make up the letters, not the bytes, leave them set.
-const KEY_BASE64: GeneralPurpose = GeneralPurpose::new(
-    &STANDARD,
-    GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
-);
+const KEY_BASE64: GeneralPurpose =
+    GeneralPurpose::new(&STANDARD, GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true));

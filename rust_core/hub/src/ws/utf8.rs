@@ -87,10 +87,7 @@ mod tests {
 
     #[test]
     fn every_sequence_of_two_bytes_and_every_bound_of_four_is_judged_as_by_the_standard_library() {
-        let edges = [
-            0x00, 0x7f, 0x80, 0x8f, 0x90, 0x9f, 0xa0, 0xbf, 0xc1, 0xc2, 0xdf, 0xe0, 0xed, 0xf0,
-            0xf4, 0xf5,
-        ];
+        let edges = [0x00, 0x7f, 0x80, 0x8f, 0x90, 0x9f, 0xa0, 0xbf, 0xc1, 0xc2, 0xdf, 0xe0, 0xed, 0xf0, 0xf4, 0xf5];
         for first in 0..=u8::MAX {
             for second in 0..=u8::MAX {
                 assert_eq!(bytewise(&[first, second]), naive(&[first, second]));
@@ -106,10 +103,7 @@ mod tests {
     fn a_code_point_above_the_last_is_refused_before_its_end() {
         let mut utf8 = Utf8::default();
         assert!(utf8.push(b"\xf4"));
-        assert!(
-            !utf8.push(b"\x90"),
-            "U+110000 and above cannot become valid"
-        );
+        assert!(!utf8.push(b"\x90"), "U+110000 and above cannot become valid");
     }
 
     proptest! {

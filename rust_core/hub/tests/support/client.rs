@@ -39,12 +39,7 @@ pub fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
         }
     }
     out.extend(mask);
-    out.extend(
-        payload
-            .iter()
-            .zip(mask.iter().cycle())
-            .map(|(byte, mask)| byte ^ mask),
-    );
+    out.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
     out
 }
 
@@ -76,23 +71,13 @@ impl Reader {
     /// The next frame; panics if the stream is not one of well-formed, unmasked frames.
     pub fn next(&mut self) -> Option<Frame> {
         if self.answer.is_none() {
-            let end = self
-                .buf
-                .windows(4)
-                .position(|window| window == b"\r\n\r\n")?
-                + 4;
+            let end = self.buf.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
             let head: Vec<u8> = self.buf.drain(..end).collect();
             self.answer = Some(String::from_utf8(head).expect("an HTTP head"));
         }
         let (size, header) = match *self.buf.get(1)? {
-            126 => (
-                usize::from(u16::from_be_bytes(self.buf.get(2..4)?.try_into().unwrap())),
-                4,
-            ),
-            127 => (
-                u64::from_be_bytes(self.buf.get(2..10)?.try_into().unwrap()) as usize,
-                10,
-            ),
+            126 => (usize::from(u16::from_be_bytes(self.buf.get(2..4)?.try_into().unwrap())), 4),
+            127 => (u64::from_be_bytes(self.buf.get(2..10)?.try_into().unwrap()) as usize, 10),
             len => (usize::from(len), 2),
         };
         assert!(
@@ -100,11 +85,7 @@ impl Reader {
             "a final frame without mask: {:x?}",
             &self.buf[..2]
         );
-        assert!(
-            matches!(self.buf[0] & 0x0f, TEXT | BINARY | CLOSE | PING | PONG),
-            "opcode of {:x}",
-            self.buf[0]
-        );
+        assert!(matches!(self.buf[0] & 0x0f, TEXT | BINARY | CLOSE | PING | PONG), "opcode of {:x}", self.buf[0]);
         let payload = self.buf.get(header..header + size)?.to_vec();
         let opcode = self.buf[0] & 0x0f;
         self.buf.drain(..header + size);

@@ -32,10 +32,7 @@ impl Random {
 }
 
 /// Seeds to run: `TIDEGATE_SEED` replays one, `TIDEGATE_SEEDS` asks for more than `count`.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a test is replayed by its environment"
-)]
+#[expect(clippy::disallowed_methods, reason = "a test is replayed by its environment")]
 pub fn seeds(count: u64) -> Vec<u64> {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
     match number("TIDEGATE_SEED") {

@@ -7,10 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use tidegate_hub::{
-    Command, ConnId, Effect, Event, Group, Hub, Keys, Millis, Payload, Refusal, Sent, Settings,
-    Wire,
-};
+use tidegate_hub::{Command, ConnId, Effect, Event, Group, Hub, Keys, Millis, Payload, Refusal, Sent, Settings, Wire};
 
 use super::client::{self, Frame, Reader};
 
@@ -30,19 +27,10 @@ pub struct Sockets(pub HashMap<ConnId, Socket>);
 
 impl Wire for Sockets {
     fn write(&mut self, conn: ConnId, parts: &[&[u8]]) -> Sent {
-        let socket = self
-            .0
-            .get_mut(&conn)
-            .expect("writes go to open sockets only");
-        assert!(
-            !socket.full,
-            "no write to a full socket before it is writable"
-        );
+        let socket = self.0.get_mut(&conn).expect("writes go to open sockets only");
+        assert!(!socket.full, "no write to a full socket before it is writable");
         assert!(parts.len() <= 64, "{} parts", parts.len());
-        assert!(
-            parts.iter().any(|part| !part.is_empty()),
-            "a write of nothing"
-        );
+        assert!(parts.iter().any(|part| !part.is_empty()), "a write of nothing");
         socket.writes += 1;
         if socket.dead {
             return Sent::Dead;
@@ -109,10 +97,7 @@ impl World {
     pub fn settle(&mut self) {
         self.collect();
         let mut turns = 0;
-        while self
-            .hub
-            .drive_writes(self.budget, &mut self.sockets, self.now)
-        {
+        while self.hub.drive_writes(self.budget, &mut self.sockets, self.now) {
             self.collect();
             turns += 1;
             assert!(turns < 1_000_000, "writing never ends");
@@ -127,23 +112,14 @@ impl World {
             self.now = self.now.max(next);
             self.hub.handle_timeout(self.now);
             self.settle();
-            assert!(
-                self.hub.poll_timeout().is_none_or(|again| again > self.now),
-                "a deadline in the past"
-            );
+            assert!(self.hub.poll_timeout().is_none_or(|again| again > self.now), "a deadline in the past");
         }
         self.now = until;
     }
 
     pub fn accept(&mut self) -> ConnId {
         let conn = self.hub.handle_accept(PEER, self.now).expect("a free slot");
-        let socket = Socket {
-            reader: Reader::default(),
-            room: usize::MAX,
-            full: false,
-            dead: false,
-            writes: 0,
-        };
+        let socket = Socket { reader: Reader::default(), room: usize::MAX, full: false, dead: false, writes: 0 };
         assert!(self.sockets.0.insert(conn, socket).is_none());
         conn
     }
@@ -182,21 +158,14 @@ impl World {
     }
 
     pub fn publish_except(&mut self, room: &str, text: &str, exclude: Option<ConnId>) {
-        let group = Group::encode(
-            room.into(),
-            self.keys.room(room),
-            vec![(text_payload(text), exclude)],
-        );
+        let group = Group::encode(room.into(), self.keys.room(room), vec![(text_payload(text), exclude)]);
         self.hub.handle_publish(&Arc::new(group), self.now);
     }
 
     pub fn socket(&mut self, conn: ConnId) -> &mut Socket {
         match self.sockets.0.get_mut(&conn) {
             Some(socket) => socket,
-            None => self
-                .shut
-                .get_mut(&conn)
-                .expect("a connection of this world"),
+            None => self.shut.get_mut(&conn).expect("a connection of this world"),
         }
     }
 
@@ -206,11 +175,7 @@ impl World {
 
     pub fn texts(&mut self, conn: ConnId) -> Vec<String> {
         let frames = self.frames(conn);
-        frames
-            .iter()
-            .filter(|frame| frame.opcode == client::TEXT)
-            .map(|frame| frame.text().into())
-            .collect()
+        frames.iter().filter(|frame| frame.opcode == client::TEXT).map(|frame| frame.text().into()).collect()
     }
 
     /// The socket takes `bytes` more.
@@ -235,9 +200,7 @@ impl World {
     /// The code with which the application was told that `conn` is over.
     pub fn closed(&self, conn: ConnId) -> Option<u16> {
         self.events.iter().find_map(|event| match event {
-            Event::Closed {
-                conn: closed, code, ..
-            } if *closed == conn => Some(*code),
+            Event::Closed { conn: closed, code, .. } if *closed == conn => Some(*code),
             _ => None,
         })
     }
@@ -256,8 +219,5 @@ pub fn admit(conn: ConnId, rooms: &[&str]) -> Command {
 }
 
 pub fn text_payload(text: &str) -> Payload {
-    Payload {
-        bytes: text.as_bytes().into(),
-        text: true,
-    }
+    Payload { bytes: text.as_bytes().into(), text: true }
 }

@@ -7,14 +7,8 @@ use crate::reader::*;
 
 /// Any well-formed conversation: messages in fragments, control frames in between.
 fn conversation() -> impl Strategy<Value = Vec<Vec<u8>>> {
-    let control = (
-        prop::sample::select(vec![PING, PONG]),
-        prop::collection::vec(any::<u8>(), 0..126),
-    );
-    let message = (
-        "\\PC{0,40}",
-        prop::collection::vec(prop::option::of(control), 1..5),
-    );
+    let control = (prop::sample::select(vec![PING, PONG]), prop::collection::vec(any::<u8>(), 0..126));
+    let message = ("\\PC{0,40}", prop::collection::vec(prop::option::of(control), 1..5));
     prop::collection::vec(message, 1..6).prop_map(|messages| {
         let mut frames = Vec::new();
         for (text, between) in messages {
@@ -23,8 +17,7 @@ fn conversation() -> impl Strategy<Value = Vec<Vec<u8>>> {
             parts.resize(between.len().max(parts.len()), b"");
             let last = parts.len() - 1;
             for (n, part) in parts.into_iter().enumerate() {
-                let first =
-                    if n == 0 { TEXT } else { CONTINUATION } | if n == last { FIN } else { 0 };
+                let first = if n == 0 { TEXT } else { CONTINUATION } | if n == last { FIN } else { 0 };
                 frames.push(frame(first, part));
                 if let Some(Some((opcode, payload))) = between.get(n) {
                     frames.push(frame(FIN | opcode, payload));

@@ -27,13 +27,7 @@ fn compressed_messages_are_inflated_whole_or_in_fragments() {
         frame(FIN | TEXT, b"plain"),
         frame(FIN | RSV1 | BINARY, b"\x00"),
     ];
-    let expected = [
-        text(&long),
-        Got::Ping(vec![]),
-        text(&long),
-        text("plain"),
-        Got::Binary(vec![]),
-    ];
+    let expected = [text(&long), Got::Ping(vec![]), text(&long), text("plain"), Got::Binary(vec![])];
     assert_eq!(delivered(&frames, &DEFLATE), expected);
 }
 
@@ -41,19 +35,10 @@ fn compressed_messages_are_inflated_whole_or_in_fragments() {
 fn compressed_messages_keep_limit_and_encoding() {
     let bomb = deflated(&vec![b'0'; 65_537]);
     assert!(bomb.len() < 200);
-    assert_eq!(
-        violated(&[frame(FIN | RSV1 | TEXT, &bomb)], &DEFLATE).0,
-        Violation::TooBig
-    );
+    assert_eq!(violated(&[frame(FIN | RSV1 | TEXT, &bomb)], &DEFLATE).0, Violation::TooBig);
     let wrong = deflated(&[0xff; 100]);
-    assert_eq!(
-        violated(&[frame(FIN | RSV1 | TEXT, &wrong)], &DEFLATE).0,
-        Violation::Utf8
-    );
-    assert_eq!(
-        delivered(&[frame(FIN | RSV1 | BINARY, &wrong)], &DEFLATE),
-        [Got::Binary(vec![0xff; 100])]
-    );
+    assert_eq!(violated(&[frame(FIN | RSV1 | TEXT, &wrong)], &DEFLATE).0, Violation::Utf8);
+    assert_eq!(delivered(&[frame(FIN | RSV1 | BINARY, &wrong)], &DEFLATE), [Got::Binary(vec![0xff; 100])]);
     assert!(protocol(&[frame(FIN | RSV1 | TEXT, b"\xff\xff")], &DEFLATE).contains("inflated"));
 }
 

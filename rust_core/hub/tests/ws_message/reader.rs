@@ -7,15 +7,8 @@ use tidegate_hub::ws::{
     message::{Incoming, Limits, Partial, Violation, feed},
 };
 
-pub(crate) const LIMITS: Limits = Limits {
-    message_bytes_max: 64 * 1024,
-    fragments_max: 1024,
-    deflate: false,
-};
-pub(crate) const DEFLATE: Limits = Limits {
-    deflate: true,
-    ..LIMITS
-};
+pub(crate) const LIMITS: Limits = Limits { message_bytes_max: 64 * 1024, fragments_max: 1024, deflate: false };
+pub(crate) const DEFLATE: Limits = Limits { deflate: true, ..LIMITS };
 pub(crate) const FIN: u8 = 0x80;
 pub(crate) const RSV1: u8 = 0x40;
 pub(crate) const CONTINUATION: u8 = 0;
@@ -62,12 +55,7 @@ pub(crate) struct Reader {
 
 impl Reader {
     /// Feeds a copy of `bytes` in pieces of `step`; after a close frame nothing more is read.
-    pub(crate) fn feed(
-        &mut self,
-        bytes: &[u8],
-        step: usize,
-        limits: &Limits,
-    ) -> Result<(), Violation> {
+    pub(crate) fn feed(&mut self, bytes: &[u8], step: usize, limits: &Limits) -> Result<(), Violation> {
         for piece in bytes.chunks(step) {
             if self.closed {
                 break;
@@ -79,25 +67,14 @@ impl Reader {
                 got.push(incoming.into());
                 ControlFlow::Continue(())
             };
-            let used = feed(
-                &mut self.partial,
-                &mut piece.to_vec(),
-                limits,
-                &mut self.inflater,
-                sink,
-            )?;
-            assert!(
-                self.closed || used == piece.len(),
-                "everything is read until a close frame"
-            );
+            let used = feed(&mut self.partial, &mut piece.to_vec(), limits, &mut self.inflater, sink)?;
+            assert!(self.closed || used == piece.len(), "everything is read until a close frame");
         }
         Ok(())
     }
 
     pub(crate) fn held_bytes(&self) -> usize {
-        self.partial
-            .as_ref()
-            .map_or(0, |partial| partial.held_bytes())
+        self.partial.as_ref().map_or(0, |partial| partial.held_bytes())
     }
 }
 
@@ -122,12 +99,7 @@ pub(crate) fn header(first: u8, length: u64) -> Vec<u8> {
 pub(crate) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut out = header(first, payload.len() as u64);
     let mask = [0x37, 0xfa, 0x21, 0x3d];
-    out.extend(
-        payload
-            .iter()
-            .zip(mask.iter().cycle())
-            .map(|(byte, key)| byte ^ key),
-    );
+    out.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, key)| byte ^ key));
     out
 }
 
@@ -156,16 +128,9 @@ pub(crate) fn violated(frames: &[Vec<u8>], limits: &Limits) -> (Violation, usize
     let bytes = frames.concat();
     let violation = whole(frames, limits).expect_err("a violation");
     let mut reader = Reader::default();
-    let at = bytes
-        .iter()
-        .position(|&byte| reader.feed(&[byte], 1, limits) == Err(violation))
-        .expect("the same one");
+    let at = bytes.iter().position(|&byte| reader.feed(&[byte], 1, limits) == Err(violation)).expect("the same one");
     for step in 2..bytes.len() {
-        assert_eq!(
-            Reader::default().feed(&bytes, step, limits),
-            Err(violation),
-            "{step} bytes at a time"
-        );
+        assert_eq!(Reader::default().feed(&bytes, step, limits), Err(violation), "{step} bytes at a time");
     }
     (violation, at + 1)
 }

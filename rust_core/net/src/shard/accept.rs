@@ -46,11 +46,7 @@ impl Shard {
             return;
         }
         // behind a proxy the address that counts comes with its header
-        let debt = if proxied {
-            Ok(None)
-        } else {
-            self.shared.limits.connect(&self.shared.keys, peer)
-        };
+        let debt = if proxied { Ok(None) } else { self.shared.limits.connect(&self.shared.keys, peer) };
         match debt {
             Ok(debt) => self.admit(socket, peer, debt),
             Err(why) => self.refuse_newcomer(socket, why, answers::ADDRESS),
@@ -65,8 +61,7 @@ impl Shard {
         };
         let mut slot = Slot::new(conn, socket);
         slot.debt = debt;
-        let opened = self.begin_tls(&mut slot)
-            && self.epoll.add(slot.fd(), Token::Conn(conn).bits()).is_ok();
+        let opened = self.begin_tls(&mut slot) && self.epoll.add(slot.fd(), Token::Conn(conn).bits()).is_ok();
         self.slots.insert(conn, slot);
         if !opened {
             self.end(conn, None);
@@ -105,15 +100,10 @@ impl Shard {
 
     pub(super) fn see_off(&mut self, client: Client, new: bool) {
         let (epoll, fd) = (&self.epoll, client.socket.as_raw_fd());
-        self.lingers
-            .see_off(client, &mut self.scratch, self.now, |number| {
-                let token = Token::Linger(number).bits();
-                if new {
-                    epoll.add(fd, token).is_ok()
-                } else {
-                    epoll.rename(fd, token).is_ok()
-                }
-            });
+        self.lingers.see_off(client, &mut self.scratch, self.now, |number| {
+            let token = Token::Linger(number).bits();
+            if new { epoll.add(fd, token).is_ok() } else { epoll.rename(fd, token).is_ok() }
+        });
     }
 }
 

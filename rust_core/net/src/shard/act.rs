@@ -52,12 +52,7 @@ impl Shard {
             return self.hub.handle_command(command, self.now);
         };
         self.guarded(conn, |shard| match command {
-            Command::Admit {
-                conn,
-                user: Some(user),
-                ref rooms,
-                ..
-            } if !shard.admits_user(conn, user) => {
+            Command::Admit { conn, user: Some(user), ref rooms, .. } if !shard.admits_user(conn, user) => {
                 // the joins end here: what was marked for them must be taken back
                 let hashes = rooms.iter().map(|room| shard.shared.keys.room(room));
                 hashes.for_each(|hash| shard.shared.directory.joined(hash, shard.number));
@@ -119,11 +114,7 @@ impl Shard {
         let Some(slot) = self.slots.get(conn) else {
             return false;
         };
-        let answer = if slot.unwelcome {
-            Err(Refusal::Address)
-        } else {
-            self.shared.limits.admit(self.now)
-        };
+        let answer = if slot.unwelcome { Err(Refusal::Address) } else { self.shared.limits.admit(self.now) };
         match answer {
             Ok(()) => slot.counted = true,
             Err(why @ Refusal::Address) => self.refuse(conn, why, &answers::UPGRADE_ADDRESS),
@@ -135,8 +126,7 @@ impl Shard {
 
     fn refuse(&mut self, conn: ConnId, why: Refusal, answer: &Refused) {
         let (body, retry_after_s) = (answer.body.as_bytes(), Some(answer.retry_after_s));
-        self.hub
-            .refuse(conn, why, answer.status, body, retry_after_s, self.now);
+        self.hub.refuse(conn, why, answer.status, body, retry_after_s, self.now);
     }
 
     fn shut(&mut self, conn: ConnId, admitted: bool) {
@@ -144,10 +134,7 @@ impl Shard {
             return;
         };
         self.shared.limits.give_back(slot.counted, slot.debt);
-        let client = Client {
-            socket: slot.socket,
-            tls: slot.tls,
-        };
+        let client = Client { socket: slot.socket, tls: slot.tls };
         // after a close handshake nothing is under way; an HTTP answer may still be
         if !admitted || client.is_blocked() {
             self.see_off(client, false);

@@ -26,14 +26,7 @@ impl Shard {
             Ok(app) => self.open_relay(slot, app, bytes),
             Err(answer) => {
                 self.shared.limits.give_back(false, slot.debt);
-                self.turn_away(
-                    Client {
-                        socket: slot.socket,
-                        tls: slot.tls,
-                    },
-                    answer,
-                    false,
-                );
+                self.turn_away(Client { socket: slot.socket, tls: slot.tls }, answer, false);
             }
         }
     }
@@ -55,16 +48,10 @@ impl Shard {
     }
 
     fn open_relay(&mut self, slot: Slot, app: OwnedFd, bytes: Vec<u8>) {
-        let client = Client {
-            socket: slot.socket,
-            tls: slot.tls,
-        };
+        let client = Client { socket: slot.socket, tls: slot.tls };
         let relay = Relay::new(client, app, bytes, slot.debt, self.now);
         let token = Token::Relay(self.relays.next()).bits();
-        let watched = self
-            .epoll
-            .rename(relay.client_fd(), token)
-            .and_then(|()| self.epoll.add(relay.app_fd(), token));
+        let watched = self.epoll.rename(relay.client_fd(), token).and_then(|()| self.epoll.add(relay.app_fd(), token));
         if watched.is_err() {
             let (client, debt) = relay.into_client();
             self.shared.limits.give_back(false, debt);
@@ -106,14 +93,8 @@ impl Shard {
     pub(super) fn sweep_relays(&mut self) {
         self.sweep_at = self.now + SWEEP_EVERY_MS;
         let idle = |relay: &Relay| self.now.saturating_sub(relay.active_at) >= IDLE_MS;
-        let idle: Vec<Number> = self
-            .relays
-            .iter()
-            .filter(|(_, relay)| idle(relay))
-            .map(|(number, _)| number)
-            .collect();
-        idle.into_iter()
-            .for_each(|number| self.close_relay(number, false));
+        let idle: Vec<Number> = self.relays.iter().filter(|(_, relay)| idle(relay)).map(|(number, _)| number).collect();
+        idle.into_iter().for_each(|number| self.close_relay(number, false));
     }
 
     fn close_relay(&mut self, number: Number, answered: bool) {

@@ -73,9 +73,7 @@ impl Shard {
         };
         let fd = slot.fd();
         let Some(tls) = &mut slot.tls else {
-            return self
-                .hub
-                .handle_bytes(conn, &mut self.scratch[..count], self.now);
+            return self.hub.handle_bytes(conn, &mut self.scratch[..count], self.now);
         };
         self.plain.clear();
         let received = tls.receive(fd, &self.scratch[..count], &mut self.plain);
@@ -104,16 +102,13 @@ impl Shard {
             Parsed::Done { len, .. } => {
                 slot.proxied = false;
                 socket::read(slot.fd(), &mut self.scratch[..len]);
-                self.hub
-                    .handle_bytes(conn, &mut self.scratch[..len], self.now);
+                self.hub.handle_bytes(conn, &mut self.scratch[..len], self.now);
                 self.queue_read(conn);
                 return len;
             }
             // told already, and nothing follows
             Parsed::Incomplete if !slot.ended => {}
-            Parsed::Incomplete | Parsed::Bad => {
-                self.hub.handle_gone(conn, Some(Refusal::Proxy), self.now)
-            }
+            Parsed::Incomplete | Parsed::Bad => self.hub.handle_gone(conn, Some(Refusal::Proxy), self.now),
         }
         0
     }

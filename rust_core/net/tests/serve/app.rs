@@ -27,20 +27,11 @@ pub fn options() -> EngineOptions {
         port: 0,
         shards: 2,
         http_socket: String::new(),
-        caps: Caps {
-            connections_max: 10_000,
-            per_address_max: 0,
-            per_user_max: 0,
-            handshakes_per_s: 0,
-        },
+        caps: Caps { connections_max: 10_000, per_address_max: 0, per_user_max: 0, handshakes_per_s: 0 },
         proxy_trusted: Vec::new(),
         backlog_bytes_max: 64 << 20,
         tls: None,
-        settings: Settings {
-            message_rate: 0,
-            close_timeout_ms: 100,
-            ..Settings::default()
-        },
+        settings: Settings { message_rate: 0, close_timeout_ms: 100, ..Settings::default() },
     }
 }
 
@@ -52,29 +43,17 @@ impl App {
             let (engine, stopping) = (engine.clone(), stopping.clone());
             thread::spawn(move || serve(&engine, &stopping))
         };
-        Self {
-            engine,
-            stopping,
-            thread: Some(thread),
-        }
+        Self { engine, stopping, thread: Some(thread) }
     }
 
     /// Without the application: the test is the application.
     pub fn silent(options: EngineOptions) -> Self {
-        Self {
-            engine: Arc::new(Engine::start(options).unwrap()),
-            stopping: Arc::default(),
-            thread: None,
-        }
+        Self { engine: Arc::new(Engine::start(options).unwrap()), stopping: Arc::default(), thread: None }
     }
 
     pub fn stat(&self, name: &str) -> u64 {
         let stats = self.engine.stats();
-        stats
-            .iter()
-            .find(|(of, _)| of == name)
-            .unwrap_or_else(|| panic!("no counter {name}"))
-            .1
+        stats.iter().find(|(of, _)| of == name).unwrap_or_else(|| panic!("no counter {name}")).1
     }
 
     /// Waits until a counter has this value.
@@ -101,27 +80,16 @@ pub fn until(what: &str, condition: impl Fn() -> bool) {
 }
 
 pub fn text(bytes: impl Into<Vec<u8>>) -> Payload {
-    Payload {
-        bytes: bytes.into().into(),
-        text: true,
-    }
+    Payload { bytes: bytes.into().into(), text: true }
 }
 
 pub fn publish(room: &str, bytes: impl Into<Vec<u8>>) -> Order {
-    Order::Publish {
-        room: room.into(),
-        payload: text(bytes),
-        exclude: Exclude::None,
-    }
+    Order::Publish { room: room.into(), payload: text(bytes), exclude: Exclude::None }
 }
 
 /// The events there are, or after a moment none.
 pub fn events(engine: &Engine) -> Vec<Event> {
-    let mut poll = libc::pollfd {
-        fd: engine.event_fd(),
-        events: libc::POLLIN,
-        revents: 0,
-    };
+    let mut poll = libc::pollfd { fd: engine.event_fd(), events: libc::POLLIN, revents: 0 };
     // SAFETY: one pollfd, as the count says.
     unsafe { libc::poll(&mut poll, 1, 20) };
     let mut events = Vec::new();
@@ -131,10 +99,7 @@ pub fn events(engine: &Engine) -> Vec<Event> {
 
 fn serve(engine: &Engine, stopping: &AtomicBool) {
     while !stopping.load(Ordering::SeqCst) {
-        let orders: Vec<Order> = events(engine)
-            .into_iter()
-            .filter_map(|event| decide(engine, event))
-            .collect();
+        let orders: Vec<Order> = events(engine).into_iter().filter_map(|event| decide(engine, event)).collect();
         engine.submit(orders);
     }
 }
@@ -142,17 +107,10 @@ fn serve(engine: &Engine, stopping: &AtomicBool) {
 fn decide(engine: &Engine, event: Event) -> Option<Order> {
     match event {
         Event::Upgrade { conn, target, .. } => Some(admit(engine, conn, &target)),
-        Event::Message {
-            conn,
-            payload,
-            text,
-            ..
-        } => Some(obey(conn, payload, text)),
-        Event::Failed { conn, code, reason } => Some(Order::Command(Command::Close {
-            conn,
-            code,
-            reason: reason.into(),
-        })),
+        Event::Message { conn, payload, text, .. } => Some(obey(conn, payload, text)),
+        Event::Failed { conn, code, reason } => {
+            Some(Order::Command(Command::Close { conn, code, reason: reason.into() }))
+        }
         Event::Closed { .. } => None,
     }
 }
@@ -161,17 +119,9 @@ pub fn admit(engine: &Engine, conn: ConnId, target: &[u8]) -> Order {
     let target = String::from_utf8_lossy(target).into_owned();
     let value = |name: &str| {
         let query = target.split_once('?').map_or("", |(_, query)| query);
-        query
-            .split('&')
-            .find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
-            .unwrap_or("")
-            .to_owned()
+        query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('=')).unwrap_or("").to_owned()
     };
-    let rooms = value("rooms")
-        .split(',')
-        .filter(|room| !room.is_empty())
-        .map(Into::into)
-        .collect();
+    let rooms = value("rooms").split(',').filter(|room| !room.is_empty()).map(Into::into).collect();
     let user = Some(value("user")).filter(|user| !user.is_empty());
     Order::Command(Command::Admit {
         conn,
@@ -192,25 +142,11 @@ fn obey(conn: ConnId, payload: Box<[u8]>, is_text: bool) -> Order {
         "join" => Order::Command(Command::Join { conn, room: room() }),
         "leave" => Order::Command(Command::Leave { conn, room: room() }),
         "publish" => publish(words[1], words[2]),
-        "others" => Order::Publish {
-            room: room(),
-            payload: text(words[2]),
-            exclude: Exclude::Conn(conn),
-        },
+        "others" => Order::Publish { room: room(), payload: text(words[2]), exclude: Exclude::Conn(conn) },
         "close" => {
             let code = words[1].parse().unwrap();
-            Order::Command(Command::Close {
-                conn,
-                code,
-                reason: "asked".into(),
-            })
+            Order::Command(Command::Close { conn, code, reason: "asked".into() })
         }
-        _ => Order::Command(Command::Send {
-            conn,
-            payload: Payload {
-                bytes: payload,
-                text: is_text,
-            },
-        }),
+        _ => Order::Command(Command::Send { conn, payload: Payload { bytes: payload, text: is_text } }),
     }
 }

@@ -20,9 +20,7 @@ pub fn connect(port: u16) -> TcpStream {
     // or each second small write waits for an acknowledgement
     stream.set_nodelay(true).unwrap();
     // a test that waits for ever says nothing
-    stream
-        .set_read_timeout(Some(Duration::from_secs(20)))
-        .unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     stream
 }
 
@@ -51,18 +49,13 @@ impl<S: Read + Write> Client<S> {
             stream.read_to_string(&mut body).unwrap();
             return Err(head + &body);
         }
-        let mut client = Self {
-            stream,
-            uuid: String::new(),
-        };
+        let mut client = Self { stream, uuid: String::new() };
         client.uuid = client.text();
         Ok(client)
     }
 
     pub fn say(&mut self, message: impl AsRef<[u8]>) {
-        self.stream
-            .write_all(&frame(TEXT, message.as_ref()))
-            .unwrap();
+        self.stream.write_all(&frame(TEXT, message.as_ref())).unwrap();
     }
 
     /// The next message, which must be a text.

@@ -23,18 +23,10 @@ fn caps(change: impl FnOnce(&mut Caps)) -> EngineOptions {
 fn over_connections_max_the_answer_is_503_and_a_place_given_back_is_taken_again() {
     let app = App::start(caps(|caps| caps.connections_max = 5));
     for _ in 0..3 {
-        let clients: Vec<Client> = (0..5)
-            .map(|_| Client::open(app.engine.port(), ""))
-            .collect();
+        let clients: Vec<Client> = (0..5).map(|_| Client::open(app.engine.port(), "")).collect();
         let answer = Client::refused(app.engine.port(), "");
-        assert!(
-            answer.starts_with("HTTP/1.1 503 ") && answer.contains("Retry-After: 5\r\n"),
-            "{answer}"
-        );
-        assert!(
-            answer.ends_with("{\"error\":\"max_connections\"}"),
-            "{answer}"
-        );
+        assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("Retry-After: 5\r\n"), "{answer}");
+        assert!(answer.ends_with("{\"error\":\"max_connections\"}"), "{answer}");
         drop(clients);
         app.await_stat("connections_now", 0);
     }
@@ -58,17 +50,10 @@ fn an_upgrade_given_up_before_the_decision_gives_its_place_back() {
 #[test]
 fn too_many_connections_of_one_address_are_refused_until_one_ends() {
     let app = App::start(caps(|caps| caps.per_address_max = 3));
-    let mut clients: Vec<Client> = (0..3)
-        .map(|_| Client::open(app.engine.port(), ""))
-        .collect();
+    let mut clients: Vec<Client> = (0..3).map(|_| Client::open(app.engine.port(), "")).collect();
     let mut answer = String::new();
-    connect(app.engine.port())
-        .read_to_string(&mut answer)
-        .unwrap();
-    assert!(
-        answer.starts_with("HTTP/1.1 429 ") && answer.contains("max_connections_per_address"),
-        "{answer}"
-    );
+    connect(app.engine.port()).read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 429 ") && answer.contains("max_connections_per_address"), "{answer}");
     drop(clients.pop());
     app.await_stat("connections_now", 2);
     clients.push(Client::open(app.engine.port(), ""));
@@ -79,14 +64,10 @@ fn too_many_connections_of_one_address_are_refused_until_one_ends() {
 fn too_many_connections_of_one_user_are_refused_and_other_users_are_not() {
     let app = App::start(caps(|caps| caps.per_user_max = 2));
     let port = app.engine.port();
-    let mut clients = vec![
-        Client::open(port, "user=ann&rooms=chat"),
-        Client::open(port, "user=ann&rooms=chat"),
-    ];
+    let mut clients = vec![Client::open(port, "user=ann&rooms=chat"), Client::open(port, "user=ann&rooms=chat")];
     let answer = Client::refused(port, "user=ann&rooms=chat");
     assert!(
-        answer.starts_with("HTTP/1.1 429 ")
-            && answer.ends_with("{\"error\":\"max_connections_per_user\"}"),
+        answer.starts_with("HTTP/1.1 429 ") && answer.ends_with("{\"error\":\"max_connections_per_user\"}"),
         "{answer}"
     );
     clients.push(Client::open(port, "user=bob"));
@@ -94,24 +75,15 @@ fn too_many_connections_of_one_user_are_refused_and_other_users_are_not() {
     app.await_stat("connections_now", 2);
     clients.push(Client::open(port, "user=ann"));
     app.await_stat("refused.max_connections_per_user", 1);
-    assert_eq!(
-        app.stat("refused.application"),
-        0,
-        "the application refused nobody"
-    );
+    assert_eq!(app.stat("refused.application"), 0, "the application refused nobody");
 }
 
 #[test]
 fn more_handshakes_than_a_second_may_see_get_503_and_a_second_to_wait() {
     let app = App::start(caps(|caps| caps.handshakes_per_s = 1));
     let mut answers = (0..5).filter_map(|_| Client::over(connect(app.engine.port()), "").err());
-    let answer = answers
-        .next()
-        .expect("five handshakes in a second were let in");
-    assert!(
-        answer.starts_with("HTTP/1.1 503 ") && answer.contains("Retry-After: 1\r\n"),
-        "{answer}"
-    );
+    let answer = answers.next().expect("five handshakes in a second were let in");
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("Retry-After: 1\r\n"), "{answer}");
 }
 
 #[test]
@@ -136,9 +108,7 @@ fn proxied(trusted: &str) -> App {
 
 fn from(port: u16, address: &str) -> Result<Client, String> {
     let mut stream = connect(port);
-    stream
-        .write_all(format!("PROXY TCP4 {address} 192.0.2.200 40000 443\r\n").as_bytes())
-        .unwrap();
+    stream.write_all(format!("PROXY TCP4 {address} 192.0.2.200 40000 443\r\n").as_bytes()).unwrap();
     Client::over(stream, "")
 }
 
@@ -146,13 +116,9 @@ fn from(port: u16, address: &str) -> Result<Client, String> {
 fn behind_a_trusted_proxy_the_address_it_names_is_what_counts() {
     let app = proxied("127.0.0.0/8");
     let port = app.engine.port();
-    let first = from(port, "192.0.2.1")
-        .unwrap_or_else(|answer| panic!("the first of its address: {answer}"));
-    let _second = from(port, "192.0.2.2")
-        .unwrap_or_else(|answer| panic!("another address, same proxy: {answer}"));
-    let answer = from(port, "192.0.2.1")
-        .err()
-        .expect("a second connection of one address");
+    let first = from(port, "192.0.2.1").unwrap_or_else(|answer| panic!("the first of its address: {answer}"));
+    let _second = from(port, "192.0.2.2").unwrap_or_else(|answer| panic!("another address, same proxy: {answer}"));
+    let answer = from(port, "192.0.2.1").err().expect("a second connection of one address");
     assert!(answer.starts_with("HTTP/1.1 429 "), "{answer}");
     drop(first);
     app.await_stat("connections_now", 1);
@@ -172,20 +138,8 @@ fn a_peer_that_is_no_trusted_proxy_is_closed_and_counted() {
 fn options_that_cannot_be_are_named() {
     let mut wrong = options();
     wrong.proxy_trusted = vec!["10.0.0.0/99".into()];
-    let error = tidegate_net::Engine::start(wrong)
-        .err()
-        .unwrap()
-        .to_string();
-    assert!(
-        error.contains("proxy_trusted") && error.contains("10.0.0.0/99"),
-        "{error}"
-    );
-    let error = tidegate_net::Engine::start(EngineOptions {
-        shards: 1 << 20,
-        ..options()
-    })
-    .err()
-    .unwrap()
-    .to_string();
+    let error = tidegate_net::Engine::start(wrong).err().unwrap().to_string();
+    assert!(error.contains("proxy_trusted") && error.contains("10.0.0.0/99"), "{error}");
+    let error = tidegate_net::Engine::start(EngineOptions { shards: 1 << 20, ..options() }).err().unwrap().to_string();
     assert!(error.contains("shards"), "{error}");
 }

@@ -35,14 +35,8 @@ fn pressure_is_told_while_a_shard_is_behind_and_the_eventfd_tells_its_end() {
     options.backlog_bytes_max = 1024 * 1024;
     options.settings.outbox_bytes_max = 64 << 20;
     let app = App::start(options);
-    let clients: Vec<Client> = (0..20)
-        .map(|_| Client::open(app.engine.port(), "rooms=chat"))
-        .collect();
-    let batch = || {
-        (0..64)
-            .map(|_| publish("chat", vec![b'x'; 64 * 1024]))
-            .collect()
-    };
+    let clients: Vec<Client> = (0..20).map(|_| Client::open(app.engine.port(), "rooms=chat")).collect();
+    let batch = || (0..64).map(|_| publish("chat", vec![b'x'; 64 * 1024])).collect();
     let mut batches = 1;
     while !app.engine.submit(batch()) {
         batches += 1;
@@ -51,15 +45,11 @@ fn pressure_is_told_while_a_shard_is_behind_and_the_eventfd_tells_its_end() {
     let readers: Vec<_> = clients
         .into_iter()
         .map(|mut client| {
-            thread::spawn(move || {
-                (0..batches * 64).for_each(|_| assert_eq!(client.text().len(), 64 * 1024))
-            })
+            thread::spawn(move || (0..batches * 64).for_each(|_| assert_eq!(client.text().len(), 64 * 1024)))
         })
         .collect();
     until("the pressure ends", || !app.engine.pressed());
-    readers
-        .into_iter()
-        .for_each(|reader| reader.join().unwrap());
+    readers.into_iter().for_each(|reader| reader.join().unwrap());
 }
 
 #[test]
@@ -71,37 +61,22 @@ fn when_python_is_behind_clients_wait_and_no_message_is_lost() {
     while told.is_empty() {
         told = events(&app.engine);
     }
-    let Some(Event::Upgrade { conn, target, .. }) = told.pop() else {
-        panic!("no upgrade")
-    };
-    app.engine
-        .submit(vec![crate::app::admit(&app.engine, conn, &target)]);
+    let Some(Event::Upgrade { conn, target, .. }) = told.pop() else { panic!("no upgrade") };
+    app.engine.submit(vec![crate::app::admit(&app.engine, conn, &target)]);
     assert!(read_head(&mut stream).starts_with("HTTP/1.1 101 "));
     const MESSAGES: usize = 300_000;
     let sender = thread::spawn(move || {
         for number in 0..MESSAGES {
-            stream
-                .write_all(&frame(
-                    TEXT,
-                    &(number as u32).to_be_bytes().map(|byte| byte & 0x7f),
-                ))
-                .unwrap();
+            stream.write_all(&frame(TEXT, &(number as u32).to_be_bytes().map(|byte| byte & 0x7f))).unwrap();
         }
         stream
     });
-    until("the queue is full", || {
-        app.stat("events_queued_now") >= 65_536
-    });
+    until("the queue is full", || app.stat("events_queued_now") >= 65_536);
     let mut next = 0;
     while next < MESSAGES {
         for event in events(&app.engine) {
-            let Event::Message { payload, .. } = event else {
-                panic!("{event:?}")
-            };
-            assert_eq!(
-                payload[..],
-                (next as u32).to_be_bytes().map(|byte| byte & 0x7f)
-            );
+            let Event::Message { payload, .. } = event else { panic!("{event:?}") };
+            assert_eq!(payload[..], (next as u32).to_be_bytes().map(|byte| byte & 0x7f));
             next += 1;
         }
     }
@@ -111,13 +86,9 @@ fn when_python_is_behind_clients_wait_and_no_message_is_lost() {
 #[test]
 fn a_giant_room_does_not_keep_a_small_one_waiting_for_all_of_it() {
     let app = App::start(options());
-    let giants: Vec<Client> = (0..300)
-        .map(|_| Client::open(app.engine.port(), "rooms=giant"))
-        .collect();
+    let giants: Vec<Client> = (0..300).map(|_| Client::open(app.engine.port(), "rooms=giant")).collect();
     let mut small = Client::open(app.engine.port(), "rooms=small");
-    let mut orders: Vec<_> = (0..50)
-        .map(|_| publish("giant", vec![b'x'; 2000]))
-        .collect();
+    let mut orders: Vec<_> = (0..50).map(|_| publish("giant", vec![b'x'; 2000])).collect();
     orders.push(publish("small", "me too"));
     app.engine.submit(orders);
     assert_eq!(small.text(), "me too");
@@ -135,16 +106,11 @@ fn messages_for_a_client_that_is_gone_are_ignored() {
     while told.is_empty() {
         told = events(&app.engine);
     }
-    let Some(Event::Upgrade { conn, target, .. }) = told.pop() else {
-        panic!("no upgrade")
-    };
+    let Some(Event::Upgrade { conn, target, .. }) = told.pop() else { panic!("no upgrade") };
     drop(stream);
     app.await_stat("handshakes_now", 0);
     let mut orders = vec![crate::app::admit(&app.engine, conn, &target)];
-    orders.push(tidegate_net::Order::Command(tidegate_hub::Command::Send {
-        conn,
-        payload: text("late"),
-    }));
+    orders.push(tidegate_net::Order::Command(tidegate_hub::Command::Send { conn, payload: text("late") }));
     orders.push(tidegate_net::Order::Command(tidegate_hub::Command::Leave {
         conn: tidegate_hub::ConnId(u64::MAX),
         room: "x".into(),
