@@ -1,5 +1,6 @@
 """Stand-ins for what surrounds the gateway: an engine that records, a bus, and profiles made of one function."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
@@ -151,3 +152,18 @@ class Bench:
 
 def bus_message(data: bytes = b"{}", received_at: float = 0.0) -> BusMessage:
     return BusMessage("CHAT", "chat.events", data, 1, received_at)
+
+
+def answering(*actions: Action) -> Any:
+    """A profile's method that yields these."""
+
+    def steps(*_: object) -> Steps:
+        yield from actions
+
+    return steps
+
+
+async def settled() -> None:
+    """Until nothing else is ready to run: every task here waits on tasks only, never on time."""
+    for _ in range(20):
+        await asyncio.sleep(0)

@@ -2,19 +2,16 @@
 
 import asyncio
 import logging
-import time
-from typing import Any
 
 import pytest
-from tidegate._core import ADMIT, CLOSE, CLOSED, JOIN, LEAVE, MESSAGE, PUBLISH, REFUSE, SEND, SESSION, UPGRADE
+from tidegate._core import ADMIT, CLOSE, CLOSED, FAILED, JOIN, LEAVE, MESSAGE, PUBLISH, REFUSE, SEND, SESSION, UPGRADE
 from tidegate.engine import Event
-from tidegate.gateway import broadcast, sessions
+from tidegate.gateway import sessions
 from tidegate.gateway.actions import PUBLISHES_MAX
 from tidegate.gateway.clients import BATCH_MAX, DEFERRED_MAX, QUERY_FIELDS_MAX, split_target
 from tidegate.profile import (
     Action,
     Admit,
-    BusMessage,
     Call,
     Claims,
     Close,
@@ -34,23 +31,10 @@ from tidegate.profile import (
     Verify,
 )
 
-from tests.unit.gateway_fakes import GOOD_TOKEN, Bench, bus_message
+from tests.unit.gateway_fakes import GOOD_TOKEN, Bench, answering, settled
 
 INTERNAL_ERROR = (REFUSE, 1, 500, b'{"error":"internal"}', None)
 CLOSE_1011 = (CLOSE, 1, 1011, "internal error")
-
-
-def answering(*actions: Action) -> Any:
-    def steps(*_: object) -> Steps:
-        yield from actions
-
-    return steps
-
-
-async def settled() -> None:
-    """Until nothing else is ready to run: every task here waits on tasks only, never on time."""
-    for _ in range(20):
-        await asyncio.sleep(0)
 
 
 # --- clients ----------------------------------------------------------------------------------------------------------
@@ -235,6 +219,12 @@ def test_closing_is_told_with_code_and_session() -> None:
     assert told == [(b"session", 1001)]
 
 
+def test_a_client_that_broke_a_rule_is_closed_after_its_messages() -> None:
+    bench = Bench(on_message=answering(Reply(b"answer")))
+    commands = bench.serve((MESSAGE, 1, b"session", b"hi", True), (FAILED, 1, 1002, "unknown opcode"))
+    assert commands == [(SEND, 1, b"answer", True), (CLOSE, 1, 1002, "unknown opcode")]
+
+
 def test_counts_become_labels_of_the_error_metric() -> None:
     bench = Bench(on_message=answering(Count("bad_json"), Count("errors", "odd")))
     bench.message(b"x")
@@ -369,126 +359,6 @@ async def test_messages_that_wait_for_confirmation_are_bounded() -> None:
     await bench.gateway.close(1)
     assert len(bench.bus.published) == PUBLISHES_MAX
     assert bench.counters.errors["nats_publish"] == 3
-
-
-# --- from the bus -----------------------------------------------------------------------------------------------------
-
-
-async def test_a_batch_from_the_bus_is_one_submission_and_observed() -> None:
-    def on_bus(message: BusMessage) -> list[Action]:
-        return [Publish("room", message.data, exclude="uuid-1"), Send(4, b"x")]
-
-    bench = Bench(on_bus=on_bus)
-    now = time.perf_counter()
-    await bench.gateway.deliver([bus_message(b"1", now), bus_message(b"2", now - 3600)])
-    assert bench.engine.taken() == [
-        (PUBLISH, "room", b"1", True, "uuid-1"),
-        (SEND, 4, b"x", True),
-        (PUBLISH, "room", b"2", True, "uuid-1"),
-        (SEND, 4, b"x", True),
-    ]
-    assert bench.engine.batches == 1
-    assert bench.counters.messages_from_bus == 2
-    assert sum(bench.counters.latency_counts) == 2
-    assert bench.counters.latency_counts[-1] == 1
-
-
-@pytest.mark.parametrize("fault", [ValueError("s3cret"), Reply(b""), "nonsense"])
-async def test_a_bus_message_that_the_profile_fails_on_is_skipped(
-    fault: object, caplog: pytest.LogCaptureFixture
-) -> None:
-    def on_bus(message: BusMessage) -> list[Any]:
-        if message.data != b"bad":
-            return [Publish("room", message.data)]
-        if isinstance(fault, Exception):
-            raise fault
-        return [fault]
-
-    bench = Bench(on_bus=on_bus)
-    await bench.gateway.deliver([bus_message(b"1"), bus_message(b"bad"), bus_message(b"2")])
-    assert [command[2] for command in bench.engine.taken()] == [b"1", b"2"]
-    assert bench.counters.profile_errors == 1
-    assert "s3cret" not in caplog.text
-
-
-async def test_the_bus_waits_while_the_engine_is_pressed() -> None:
-    bench = Bench(on_bus=lambda message: [Publish("room", message.data)])
-    bench.engine.is_pressed = True
-    delivery = asyncio.create_task(bench.gateway.deliver([bus_message()]))
-    await settled()
-    bench.gateway.pump()
-    await settled()
-    assert len(bench.engine.commands) == 1
-    assert not delivery.done()
-    bench.engine.is_pressed = False
-    bench.gateway.pump()
-    await delivery
-
-
-async def test_the_bus_goes_on_even_if_the_wake_up_was_lost() -> None:
-    bench = Bench(on_bus=lambda message: [Publish("room", message.data)])
-    bench.engine.is_pressed = True
-    delivery = asyncio.create_task(bench.gateway.deliver([bus_message()]))
-    await settled()
-    bench.engine.is_pressed = False
-    await delivery
-
-
-# --- between nodes ----------------------------------------------------------------------------------------------------
-
-
-async def test_what_one_node_broadcasts_another_publishes() -> None:
-    here = Bench(on_message=answering(Publish("chat:\u00e9", b'{"a":1}', exclude=1, all_nodes=True)))
-    there = Bench()
-    here.message(b"x")
-    for data in here.bus.broadcasts:
-        there.gateway.receive(data)
-    await settled()
-    assert there.engine.taken() == [(PUBLISH, "chat:\u00e9", b'{"a":1}', True, "uuid-1")]
-    assert there.bus.broadcasts == []
-
-
-async def test_broadcasts_of_one_turn_are_submitted_together() -> None:
-    bench = Bench()
-    for number in range(5):
-        bench.gateway.receive(broadcast.encode("room", b"%d" % number, None))
-    await settled()
-    assert len(bench.engine.taken()) == 5
-    assert bench.engine.batches == 1
-
-
-async def test_broadcasts_give_way_while_the_engine_is_pressed() -> None:
-    bench = Bench()
-    bench.engine.is_pressed = True
-    bench.gateway.receive(broadcast.encode("room", b"x", None))
-    await settled()
-    assert bench.engine.taken() == []
-    assert bench.counters.errors["broadcast_dropped"] == 1
-
-
-WELL_FORMED = broadcast.encode("room", b"payload", "uuid")
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"",
-        b"\x01",
-        b"\x02" + WELL_FORMED[1:],
-        b"\x01\x00\x00\x00payload",
-        b"\x01\xff\xff\xffroom",
-        b"\x01\x00\x00\x02\xff\xfe{}",
-        b"\x01\x01\x00\x01\xffr{}",
-        b"\x01\x00\x00\x01r\xff",
-        *[WELL_FORMED[:length] for length in range(12)],
-    ],
-)
-async def test_junk_between_nodes_is_counted_and_nothing_else(data: bytes) -> None:
-    bench = Bench()
-    bench.gateway.receive(data)
-    await settled()
-    assert bench.engine.taken() == []
-    assert bench.counters.errors["broadcast_decode"] == 1
 
 
 def test_an_upgrade_event_with_too_few_headers_costs_its_connection_only() -> None:
