@@ -181,7 +181,8 @@ LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING,
 # Libraries that tell their own life at info, or every request; nats-py logs a line a reconnect attempt as an error
 CHATTY = {
     "uvicorn": logging.WARNING,
-    "uvicorn.error": logging.WARNING,
+    # it warns about every odd request: a client could fill the disk with that
+    "uvicorn.error": logging.ERROR,
     "uvicorn.access": logging.CRITICAL,
     "uvicorn.asgi": logging.WARNING,
     "nats": logging.WARNING,

@@ -118,14 +118,16 @@ def test_the_level_can_be_changed_while_it_runs():
     assert "three" not in written.text
 
 
-def test_libraries_are_heard_from_warning_on():
+def test_libraries_are_heard_when_something_is_wrong_and_not_for_every_request():
     with Written("debug") as written:
         for name in ("uvicorn.error", "nats.aio.client", "asyncio", "websockets.client"):
             logging.getLogger(name).info("chatter")
-            logging.getLogger(name).warning("concern of %s", name)
+            logging.getLogger(name).error("concern of %s", name)
+        logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")
         logging.getLogger("uvicorn.access").warning("GET /ws?token=x")
     assert "chatter" not in written.text
     assert "GET" not in written.text
+    assert "Invalid" not in written.text
     assert written.text.count("concern of") == 4
 
 

@@ -84,7 +84,8 @@ class Raw:
 
     def response(self, request: bytes) -> tuple[int, dict[str, str], bytes]:
         """Sends a request head; status, lower-case headers and body of the answer. What follows 101 stays readable."""
-        self.send(request)
+        if request:
+            self.send(request)
         while b"\r\n\r\n" not in self.buffer:
             self._more()
         top, self.buffer = self.buffer.split(b"\r\n\r\n", 1)

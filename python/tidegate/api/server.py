@@ -7,7 +7,6 @@ the same connection would be bounded by nobody.
 import asyncio
 import contextlib
 import errno
-import logging
 import secrets
 import socket
 from collections.abc import Iterator
@@ -23,10 +22,6 @@ REQUESTS_MAX = 1024
 SHUTDOWN_S = 1
 # As the kernel bounds it: net.core.somaxconn is the real limit
 BACKLOG = 4096
-
-
-# It warns about every odd request: a client could fill the disk with that. Its errors are ours and stay.
-logging.getLogger("uvicorn.error").addFilter(lambda record: record.levelno >= logging.ERROR)
 
 
 class _Server(uvicorn.Server):
