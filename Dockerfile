@@ -3,7 +3,7 @@
 
 FROM rust:1-slim-bookworm AS build
 RUN apt-get update \
- && apt-get install --yes --no-install-recommends python3 python3-venv \
+ && apt-get install --yes --no-install-recommends gcc libc6-dev python3 python3-venv \
  && rm -rf /var/lib/apt/lists/*
 RUN python3 -m venv /opt/build && /opt/build/bin/pip install --no-cache-dir 'maturin>=1.16,<2'
 WORKDIR /src
