@@ -75,7 +75,7 @@ pub fn frame(data: &[u8]) {
 }
 
 /// What was delivered, each message by its kind and bytes, and how it ended.
-fn read(data: &[u8], step: usize, limits: &Limits) -> (Vec<(u8, Vec<u8>)>, Result<(), Violation>) {
+fn read(data: &[u8], step: usize, limits: &Limits) -> (Vec<Owned>, Result<(), Violation>) {
     let mut partial = None;
     let mut inflater = Inflater::default();
     let mut got = Vec::new();
@@ -99,7 +99,10 @@ fn read(data: &[u8], step: usize, limits: &Limits) -> (Vec<(u8, Vec<u8>)>, Resul
     (got, Ok(()))
 }
 
-fn owned(incoming: Incoming<'_>, limits: &Limits) -> (u8, Vec<u8>) {
+/// A message that outlives its buffer: opcode and payload.
+type Owned = (u8, Vec<u8>);
+
+fn owned(incoming: Incoming<'_>, limits: &Limits) -> Owned {
     match incoming {
         Incoming::Text(text) => {
             assert!(std::str::from_utf8(text).is_ok() && text.len() <= limits.message_bytes_max);
