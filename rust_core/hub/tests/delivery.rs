@@ -160,6 +160,25 @@ fn order_holds_while_a_room_grows_and_shrinks() {
 }
 
 #[test]
+fn a_room_that_becomes_small_in_mid_pass_still_keeps_its_order() {
+    let mut world = world();
+    let members = crowd(&mut world, 40, "room");
+    let (last, others) = members.split_last().unwrap();
+    world.publish_except("room", "0", None);
+    world.hub.drive_writes(5, &mut world.sockets, world.now);
+    for conn in &others[5..] {
+        world.hub.handle_command(Command::Leave { conn: *conn, room: "room".into() }, world.now);
+    }
+    world.publish_except("room", "1", None);
+    world.settle();
+    assert_eq!(world.texts(*last), numbers(2));
+    assert_eq!(world.texts(others[0]), numbers(2));
+    world.publish("room", "2");
+    assert_eq!(world.hub.stats().backlog_bytes_now, 0);
+    assert_eq!(world.texts(*last), ["2"]);
+}
+
+#[test]
 fn a_room_that_empties_in_mid_pass_takes_its_messages_with_it() {
     let mut world = world();
     let members = crowd(&mut world, 100, "room");
