@@ -79,12 +79,19 @@ format: setup ## Formats Rust and Python, refreshes what the README takes from t
 	$(BIN)/python tools/readme.py
 
 FUZZ_SECONDS ?= 60
-fuzz: tools ## Fuzzes upgrade, frame, deflate and hub operations, FUZZ_SECONDS each (needs the nightly toolchain)
-	@rustup toolchain list 2>/dev/null | grep -q nightly || { echo "fuzzing needs a nightly compiler. Install it with:"; \
-	  echo "    rustup toolchain install nightly"; exit 1; }
-	@command -v cargo-fuzz >/dev/null || { echo "==> installing cargo-fuzz"; cargo install --quiet --locked cargo-fuzz; }
-	@for target in upgrade frame deflate hub; do echo "==> fuzzing $$target for $(FUZZ_SECONDS) s"; \
-	  (cd rust_core && CARGO_TARGET_DIR= cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1) || exit 1; done
+# libFuzzer's instrumentation, said to the stable compiler directly: no nightly toolchain and no cargo-fuzz needed
+FUZZ_FLAGS := --cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+  -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+  -Cllvm-args=-sanitizer-coverage-trace-compares
+fuzz: tools ## Fuzzes upgrade, frame, deflate and hub operations, FUZZ_SECONDS each
+	@command -v c++ >/dev/null || { echo "libFuzzer needs a C++ compiler. Install it with:"; echo "    sudo apt-get install -y g++"; exit 1; }
+	@echo "==> building the fuzz targets (about a minute the first time)"
+	@host=$$(rustc -vV | sed -n 's/host: //p'); cd rust_core/fuzz && \
+	  RUSTFLAGS="$(FUZZ_FLAGS)" CARGO_TARGET_DIR=target cargo build --release --quiet --target $$host && \
+	  for target in upgrade frame deflate hub; do echo "==> fuzzing $$target for $(FUZZ_SECONDS) s"; \
+	    mkdir -p corpus/$$target artifacts/$$target; \
+	    target/$$host/release/$$target -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -print_final_stats=1 -verbosity=0 \
+	      -artifact_prefix=artifacts/$$target/ corpus/$$target seeds/$$target || exit 1; done
 
 $(VENV)/.bench: pyproject.toml $(VENV)/.extension $(VENV)/.dev
 	@echo "==> installing the load generators"
@@ -102,7 +109,10 @@ bench-quick: tools $(VENV)/.bench ## A short form of every benchmark, about a mi
 wheel: tools $(VENV)/.runtime ## dist/: one wheel for CPython 3.11 and later, and the sdist
 	@rm -rf dist
 	$(BIN)/maturin build --release --out dist --quiet
-	$(BIN)/maturin sdist --out dist --quiet
+	$(BIN)/maturin sdist --out dist 2>/dev/null
+	@echo "==> trying the wheel in an empty environment"
+	@rm -rf $(VENV)/wheel && $(PYTHON) -m venv $(VENV)/wheel && $(VENV)/wheel/bin/pip install --quiet dist/*.whl
+	@cd / && $(abspath $(VENV))/wheel/bin/tidegate demo --once
 	@ls -l dist
 
 image: ## The container image, by docker or buildah, whichever is there
