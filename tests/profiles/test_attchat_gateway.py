@@ -109,7 +109,7 @@ def test_both_generations_of_tokens_yield_a_decimal_string(user: object) -> None
     admit = opened({"user_id": user, "username": "x", "role_id": 3, "token_version": 1})
     assert frames(admit)[0]["payload"]["user_id"] == "12345"
     assert admit.user == "12345"
-    assert admit.rooms == ["user:12345", "@12345"]
+    assert admit.rooms == ["user:12345"]
 
 
 # --- section 4: admission --------------------------------------------------------------------------------------------
@@ -147,21 +147,21 @@ def test_what_is_unknown_is_an_empty_string() -> None:
 def test_rooms_are_joined_in_the_contracts_order_default_query_claims() -> None:
     admit = opened({**AGENT, "rooms": ["vip:1", "chat:9"]}, {"room_id": "chat:5"})
     folders = ["folder:brand-1:all", "folder:brand-1:waiting", "folder:brand-1:active"]
-    assert admit.rooms == ["user:12345", "brand:brand-1", *folders, "chat:5", "vip:1", "chat:9", "@12345"]
+    assert admit.rooms == ["user:12345", "brand:brand-1", *folders, "chat:5", "vip:1", "chat:9"]
 
 
 def test_a_customer_gets_no_folders() -> None:
-    assert opened(CUSTOMER).rooms == ["user:456", "brand:brand-1", "@456"]
+    assert opened(CUSTOMER).rooms == ["user:456", "brand:brand-1"]
 
 
 @pytest.mark.parametrize("query", [{"type": "cskh"}, {"user_type": "cskh"}, {"user_type": "cskh", "brand_id": "other"}])
 def test_the_query_cannot_make_a_customer_an_agent(query: dict[str, str]) -> None:
-    assert opened(CUSTOMER, query).rooms == ["user:456", "brand:brand-1", "@456"]
+    assert opened(CUSTOMER, query).rooms == ["user:456", "brand:brand-1"]
 
 
 def test_what_only_the_query_says_is_shown_but_opens_no_room() -> None:
     admit = opened({"user_id": "1"}, {"brand_id": "b", "user_type": "cskh", "user_id": "2"})
-    assert admit.rooms == ["user:1", "@1"]
+    assert admit.rooms == ["user:1"]
     payload = frames(admit)[0]["payload"]
     assert (payload["user_id"], payload["brand_id"], payload["user_type"]) == ("1", "b", "cskh")
 
@@ -190,12 +190,12 @@ def test_a_room_in_the_query_that_the_policy_forbids_is_not_joined_but_the_clien
 
 @pytest.mark.parametrize("rooms", ["vip:1", {"vip:1": 1}, 5, [None, 3, "bad name", "@1", "", "chat:1\n", ["vip:1"]]])
 def test_bad_rooms_in_the_claim_are_skipped_silently(rooms: object) -> None:
-    assert opened({**CUSTOMER, "rooms": rooms}).rooms == ["user:456", "brand:brand-1", "@456"]
+    assert opened({**CUSTOMER, "rooms": rooms}).rooms == ["user:456", "brand:brand-1"]
 
 
 def test_a_token_with_thousands_of_rooms_does_not_make_a_giant_session() -> None:
     admit = opened({**CUSTOMER, "rooms": [f"vip:{n}" for n in range(5000)]})
-    assert len(admit.rooms) == 3 + 256
+    assert len(admit.rooms) == 2 + 256
     assert len(admit.session) < 256 * 9
 
 

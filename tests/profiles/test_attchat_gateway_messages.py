@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tidegate.profile import (
+    BusMessage,
     Count,
     Join,
     Leave,
@@ -247,15 +248,23 @@ def test_an_event_spares_the_connection_that_it_excludes() -> None:
 @pytest.mark.parametrize("user", ["99", 99])
 def test_an_event_without_a_room_goes_to_all_connections_of_its_user(user: object) -> None:
     raw = orjson.dumps({"type": "notify", "user_id": user, "exclude_conn_id": ""})
-    assert event(raw) == [Publish("@99", raw)]
+    assert event(raw) == [Publish("user:99", raw), Publish("@99", raw)]
 
 
-def test_whoever_left_their_user_room_is_still_reached_as_a_user() -> None:
-    admit = opened(CUSTOMER)
-    (routed,) = event({"user_id": "456"})
-    assert isinstance(routed, Publish)
-    assert routed.room in admit.rooms
-    assert Leave(routed.room) not in said(session(), {"type": "leave", "room": routed.room})
+def test_whoever_left_their_user_room_is_still_reached_as_a_user_and_never_twice() -> None:
+    assert opened(CUSTOMER).rooms[0] == "user:456"
+    left = said(session(), {"type": "leave", "room": "user:456"})
+    assert left[:2] == [Leave("user:456"), Join("@456")]
+    back = said(session(), {"type": "join", "room": "user:456"})
+    assert back[:2] == [Join("user:456"), Leave("@456")]
+
+
+def test_under_the_open_policy_strangers_in_a_user_room_get_nothing_that_is_for_the_user() -> None:
+    raw = b'{"user_id":"456"}'
+    message = BusMessage("CHAT", "chat.events", raw, 1, 0.0)
+    assert list(AttchatGateway(OPEN).on_bus(message)) == [Publish("@456", raw)]
+    assert opened(CUSTOMER, rules=OPEN).rooms[-1] == "@456"
+    assert said(session(rules=OPEN), {"type": "leave", "room": "user:456"}, OPEN)[0] == Leave("user:456")
 
 
 @pytest.mark.parametrize("data", [{}, {"brand_id": "b"}, {"chat_id": "1"}, {"room": "", "user_id": ""}, {"user_id": 0}])

@@ -49,7 +49,8 @@ CLAIM_ROOMS_MAX = 256
 SERVER_TYPES = frozenset({"connected", "error", "joined", "left", "pong", "typing"})
 # Separates the fields of a session. No field may hold a control character
 FIELD = "\x1f"
-# No client can name these rooms (see ROOM_NAME): who leaves `user:7` still gets what is sent to user 7
+# No client can name these rooms (see ROOM_NAME): who has left `user:7` is in `@7` and still gets what is sent to user 7.
+# Under the policy `open` strangers may sit in `user:7`, so everybody is in a room of this kind from the start.
 USER_ROOM = "@"
 
 INVALID_ROOM = b'{"type":"error","code":"INVALID_ROOM","message":"invalid room_id"}'
@@ -138,7 +139,8 @@ class AttchatGateway:
         who.granted = frozenset(room for room in granted if not self._admits(who, room))
         if self._rules.typing_requires_join:
             who.joined = frozenset(rooms)
-        return Admit(who.pack(), rooms=[*rooms, USER_ROOM + user], texts=texts, user=user)
+        hidden = [USER_ROOM + user] if self._rules.join_policy == "open" else []
+        return Admit(who.pack(), rooms=rooms + hidden, texts=texts, user=user)
 
     def _identify(self, upgrade: Upgrade, claims: Mapping[str, Any], shown: Mapping[str, str]) -> Identity:
         is_open = self._rules.join_policy == "open"
@@ -203,6 +205,8 @@ class AttchatGateway:
 
     def _on_join(self, who: Identity, room: str) -> Steps:
         yield Join(room)
+        if self._is_own_user_room(who, room):
+            yield Leave(USER_ROOM + who.user)
         if self._rules.typing_requires_join and room not in who.joined:
             who.joined |= {room}
             yield SetSession(who.pack())
@@ -211,11 +215,16 @@ class AttchatGateway:
     def _on_leave(self, session: Session, room: str) -> Steps:
         if not room.startswith(USER_ROOM):
             yield Leave(room)
+            who = Identity.unpack(session.data)
+            if self._is_own_user_room(who, room):
+                yield Join(USER_ROOM + who.user)
             if self._rules.typing_requires_join:
-                who = Identity.unpack(session.data)
                 who.joined -= {room}
                 yield SetSession(who.pack())
         yield Reply(orjson.dumps({"type": "left", "room": room}))
+
+    def _is_own_user_room(self, who: Identity, room: str) -> bool:
+        return self._rules.join_policy != "open" and room == f"user:{who.user}"
 
     def _on_typing(self, session: Session, who: Identity, room: str) -> Steps:
         if self._rules.typing_requires_join and room not in who.joined:
@@ -259,8 +268,15 @@ class AttchatGateway:
         if room:
             return (Publish(room, message.data, exclude),)
         if user:
-            return (Publish(USER_ROOM + user, message.data, exclude),)
+            return self._to_user(user, message.data, exclude)
         return (Count("no_target", detail=message.subject),)
+
+    def _to_user(self, user: str, data: bytes, exclude: str | None) -> Iterable[Action]:
+        """To all connections of a user; each is in exactly one of these rooms."""
+        hidden = Publish(USER_ROOM + user, data, exclude)
+        if self._rules.join_policy == "open":
+            return (hidden,)
+        return (Publish(f"user:{user}", data, exclude), hidden)
 
     def on_close(self, session: Session, code: int) -> Steps:
         """Nobody is told."""
