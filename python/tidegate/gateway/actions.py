@@ -165,6 +165,7 @@ class Actions:
         if isinstance(answer, Rejected):
             self._counters.auth_failure += 1
             self._faults.tell("auth_failure", answer.reason)
+            log.debug("connection %d: token refused: %s", conn, answer.reason)
         elif conn in self._unanswered:
             self._unanswered[conn] = True
         return answer
