@@ -116,6 +116,20 @@ def test_other_methods_are_refused_and_nothing_is_reflected(gateway: Gateway, me
     assert b"reflected" not in received
 
 
+@pytest.mark.parametrize(
+    "path", ["/ws/", "/health/", "/stats/", "//ws", "/WS", "/ws;x", "/ws%00", "/./ws", "/ws/../stats"]
+)
+def test_a_path_that_is_almost_one_of_ours_is_not_found_and_redirects_nowhere(gateway: Gateway, path: str) -> None:
+    """A redirect would quote the Host header, to send the client anywhere, and the query with its token."""
+    for port in (gateway.port, gateway.metrics_port):
+        with Raw(port) as client:
+            received = everything(client, upgrade(f"{path}?token=reflected", host="evil.example"))
+        assert re.match(rb"HTTP/1.1 404 ", received), received
+        assert b"location:" not in received.lower()
+        assert b"reflected" not in received
+        assert b"evil" not in received
+
+
 @pytest.mark.parametrize("where", ["path", "query", "header", "version", "key"])
 def test_no_refusal_reflects_what_was_sent(gateway: Gateway, where: str) -> None:
     mark = "reflected<script>"

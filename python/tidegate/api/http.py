@@ -63,7 +63,7 @@ def http_app(node: Node, ws_paths: tuple[str, ...]) -> Starlette:
         exception_handlers={HTTPException: _http_error, Exception: _internal_error},
     )
     app.add_middleware(Cors)
-    return app
+    return _without_redirects(app)
 
 
 def metrics_app(render: Callable[[str], tuple[bytes, str]]) -> Starlette:
@@ -76,10 +76,17 @@ def metrics_app(render: Callable[[str], tuple[bytes, str]]) -> Starlette:
     async def health(_request: Request) -> Response:
         return Response(b"OK", media_type="text/plain")
 
-    return Starlette(
+    app = Starlette(
         routes=[Route("/metrics", metrics), Route("/health", health)],
         exception_handlers={HTTPException: _http_error, Exception: _internal_error},
     )
+    return _without_redirects(app)
+
+
+def _without_redirects(app: Starlette) -> Starlette:
+    """The one from `/ws/` to `/ws` would quote the Host header and the whole query, token included."""
+    app.router.redirect_slashes = False
+    return app
 
 
 def counts(stats: Mapping[str, int]) -> dict[str, int]:
