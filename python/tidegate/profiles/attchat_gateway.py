@@ -49,7 +49,7 @@ CLAIM_ROOMS_MAX = 256
 SERVER_TYPES = frozenset({"connected", "error", "joined", "left", "pong", "typing"})
 # Separates the fields of a session. No field may hold a control character
 FIELD = "\x1f"
-# No client can name these rooms (see ROOM_NAME): who has left `user:7` is in `@7` and still gets what is sent to user 7.
+# No client can name these rooms (see ROOM_NAME): who has left `user:7` is in `@7` and still gets what is for user 7.
 # Under the policy `open` strangers may sit in `user:7`, so everybody is in a room of this kind from the start.
 USER_ROOM = "@"
 
