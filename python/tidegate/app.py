@@ -172,8 +172,8 @@ class App:
 
     def _http_server(self, name: str) -> Callable[[], Awaitable[None]]:
         """The socket is bound at once, so that the engine finds it; a server that died binds it anew."""
-        app = http_app(self._node(), self.spec.ws_paths)
-        return _rebinding(lambda listener: serve_http(app, listener), lambda: bind_abstract(name))
+        app, head_s = http_app(self._node(), self.spec.ws_paths), self.settings.server.read_timeout
+        return _rebinding(lambda listener: serve_http(app, listener, head_s), lambda: bind_abstract(name))
 
     def _metrics_server(self) -> Callable[[], Awaitable[None]]:
         metrics = self.settings.metrics
@@ -186,11 +186,11 @@ class App:
             profile=self.spec.name,
             node_id=self.settings.node_id,
         )
-        app = metrics_app(Exposition(sources, self.spec.metrics).render)
+        app, head_s = metrics_app(Exposition(sources, self.spec.metrics).render), self.settings.server.read_timeout
         listener = bind_tcp(metrics.host, metrics.port, "metrics.port")
         self.metrics_port = port = listener.getsockname()[1]
         return _rebinding(
-            lambda bound: serve_http(app, bound), lambda: bind_tcp(metrics.host, port, "metrics.port"), listener
+            lambda bound: serve_http(app, bound, head_s), lambda: bind_tcp(metrics.host, port, "metrics.port"), listener
         )
 
     # --- what the API tells ------------------------------------------------------------------------------------------

@@ -106,6 +106,23 @@ def test_the_metrics_port_serves_metrics_only(gateway: Gateway, path: str) -> No
     assert received.startswith(b"HTTP/1.1 404 ")
 
 
+@pytest.mark.parametrize("opening", [b"", b"GET /metrics HTTP/1.1\r\nX-Slow: "], ids=["silent", "half a head"])
+def test_a_request_on_the_metrics_port_has_one_deadline_whatever_trickles_in(gateway: Gateway, opening: bytes) -> None:
+    with Raw(gateway.metrics_port) as client:
+        client.send(opening)
+        client.socket.settimeout(0.05)
+        for _ in range(200):  # 10 s at the most: far beyond the 500 ms that the fixture allows
+            try:
+                client.send(b"a" if opening else b"")
+                if not client.socket.recv(4096):
+                    return
+            except TimeoutError:
+                continue
+            except (BrokenPipeError, ConnectionResetError):
+                return
+    raise AssertionError("the request outlived its deadline")
+
+
 @pytest.mark.parametrize("method", ["TRACE", "PUT", "DELETE", "CONNECT", "PATCH"])
 def test_other_methods_are_refused_and_nothing_is_reflected(gateway: Gateway, method: str) -> None:
     with Raw(gateway.port) as client:

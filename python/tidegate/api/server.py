@@ -1,7 +1,7 @@
 """Runs an ASGI app on a socket that is ours: uvicorn without its signals, its logs and its WebSockets.
 
-Rule: one request a connection. The engine has bounded the time and size of the first request's head; a second one on
-the same connection would be bounded by nobody.
+Rule: one request a connection, whose head has one deadline whatever trickles in. On the main port the engine has kept
+that already; on the metrics port nobody else does, and silent clients would take every place there is.
 """
 
 import asyncio
@@ -13,11 +13,14 @@ from collections.abc import Iterator
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tidegate.errors import StartError
 
 # Requests at once: a probe takes a millisecond, so more than this is an attack or a mistake, and is answered 503
 REQUESTS_MAX = 1024
+# For a request's head, unless the settings say otherwise: as for an upgrade
+HEAD_S = 10.0
 # After the last answer nothing is owed to anybody
 SHUTDOWN_S = 1
 # As the kernel bounds it: net.core.somaxconn is the real limit
@@ -31,11 +34,31 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def serve_http(app: ASGIApp, listener: socket.socket) -> None:
+def _protocol(head_s: float) -> type[asyncio.Protocol]:
+    """h11 by name: which parser serves must not depend on what else is installed."""
+
+    class OneDeadline(H11Protocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self._deadline = self.loop.call_later(head_s, self._give_up)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._deadline.cancel()
+            super().connection_lost(exc)
+
+        def _give_up(self) -> None:
+            if self.cycle is None:  # no head is complete
+                self.transport.close()
+
+    return OneDeadline
+
+
+async def serve_http(app: ASGIApp, listener: socket.socket, head_s: float = HEAD_S) -> None:
     """Until cancelled; closes the socket then."""
     server = _Server(
         uvicorn.Config(
             app,
+            http=_protocol(head_s),
             ws="none",
             lifespan="off",
             log_config=None,
