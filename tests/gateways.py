@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,16 +19,11 @@ from typing import Any
 
 import jwt
 
+from tests.servers import free_port
+
 SECRET = "a-secret-of-the-tests-that-is-long-enough-0123456789"
 START_S_MAX = 20  # a cold start on a busy machine; usually under a second
 STOP_S_MAX = 40  # above the longest grace time a test sets
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def token(secret: str = SECRET, **claims: Any) -> str:
@@ -116,7 +110,8 @@ def start(profile: str, *, port: int = 0, arguments: tuple[str, ...] = (), **set
 
 def spawn(profile: str, *, port: int = 0, arguments: tuple[str, ...] = (), **settings: str) -> Gateway:
     """The process alone; whether it comes up is the caller's question."""
-    port, metrics_port = port or free_port(), free_port()
+    port = port or free_port()
+    metrics_port = free_port(but=port)
     names = {
         name if name.startswith(("LOG_", "APP_")) else f"GATEWAY_{name}": value for name, value in settings.items()
     }

@@ -117,8 +117,9 @@ def nats_server_binary() -> str:
     return found
 
 
-def free_port() -> int:
-    for port in random.sample(PORTS, 100):
+def free_port(but: int = 0) -> int:
+    """Another one than `but`, which is chosen already and not bound yet."""
+    for port in (port for port in random.sample(PORTS, 100) if port != but):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with contextlib.suppress(OSError):

@@ -17,7 +17,7 @@ from tidegate.demo.crowd import LINES, MEMBERS, Crowd, publish_steadily
 from tidegate.demo.tally import LATENCIES_MAX, Latencies, Tally
 from tidegate.demo.view import Invitation, Rates, line
 
-from tests.gateways import free_port
+from tests.servers import free_port
 
 ROOMS = {"a": ("An", "Binh"), "b": ("An",)}
 START_S_MAX = 20
