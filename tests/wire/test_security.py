@@ -6,12 +6,14 @@ Rule: docs/security.md names these tests; one that goes makes a promise there un
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.gateways import SECRET, Gateway, running, token
 from tests.wire.client import PING, READ_S_MAX, TEXT, Raw, close_frame, frame, upgrade
 
+REPOSITORY = Path(__file__).parents[2]
 PUBLISH_KEY = "a-publish-key-of-the-wire-tests-0123456789"
 EVENT = b'{"type":"smuggled","room":"chat:smuggled","payload":{}}'
 
@@ -44,6 +46,15 @@ def everything(client: Raw, data: bytes) -> bytes:
 def publish_request(*headers: str, body: bytes = b"", key: str = PUBLISH_KEY) -> bytes:
     lines = ["POST /api/publish HTTP/1.1", "Host: x", f"Authorization: Bearer {key}", *headers]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def test_every_proof_that_the_security_page_names_exists() -> None:
+    rows = [line for line in (REPOSITORY / "docs" / "security.md").read_text().splitlines() if line.startswith("|")]
+    named = {name for row in rows for name in re.findall(r"`([a-z0-9]+(?:_[a-z0-9]+){2,})`", row.split("|")[-2])}
+    assert len(named) > 80
+    sources = [*(REPOSITORY / "tests").rglob("*.py"), *(REPOSITORY / "rust_core").glob("*/[st]*/**/*.rs")]
+    defined = {name for path in sources for name in re.findall(r"\b(?:def|fn) (\w+)\(", path.read_text())}
+    assert not named - defined
 
 
 # --- plain HTTP on the main port --------------------------------------------------------------------------------------
