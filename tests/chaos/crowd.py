@@ -130,3 +130,11 @@ def up_to_now(client: Raw) -> list[int]:
         assert got.opcode == TEXT, got
         numbers.append(number_of(got))
     return numbers
+
+
+def up_to(client: Raw, last: int) -> list[int]:
+    """The numbers of the messages that come, the one asked for being the last."""
+    numbers = [number_of(client.read())]
+    while numbers[-1] < last:
+        numbers.append(number_of(client.read()))
+    return numbers
