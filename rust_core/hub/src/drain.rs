@@ -29,6 +29,9 @@ impl Drain {
     /// Who has not sent its request by then gets no answer: a silent socket must not hold up the exit.
     pub const HANDSHAKE_MS: u64 = 1000;
 
+    /// A hundred newcomers a second trouble no server: few clients are told sooner than the time allows.
+    const SPREAD_MS_EACH: u64 = 10;
+
     pub fn next(&self) -> Option<Millis> {
         self.next
     }
@@ -51,7 +54,7 @@ impl Hub {
         self.drain = Some(Drain {
             began: now,
             // the last tenth is for the answers to the last close frames
-            spread_ms: within_ms - within_ms / 10,
+            spread_ms: (within_ms - within_ms / 10).min(self.stats.connections_now * Drain::SPREAD_MS_EACH),
             ends: now + within_ms,
             total: self.stats.connections_now,
             told: 0,

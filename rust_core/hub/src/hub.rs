@@ -213,6 +213,8 @@ impl Hub {
                 Timer::Ping if client.deaf => self.begin_close(slot, client.code, "", None, now),
                 Timer::Ping => self.ping(slot, now),
                 Timer::Pong => self.judge(slot, now),
+                // what closes it is counted already
+                Timer::Write if client.state != State::Open => self.end(slot),
                 Timer::Write => self.drop_dead(slot, Refusal::WriteTimeout),
                 Timer::Close => self.end(slot),
             }
