@@ -57,13 +57,19 @@ impl Events {
         }
     }
 
-    /// Moves up to `limit` events to `events`. True when shards that had stopped reading may go on: the caller wakes them.
+    /// Moves up to `limit` events, or about `BATCH_BYTES_MAX`, to `events`. True when shards that had stopped reading may go on: the caller wakes them.
     pub fn drain(&self, limit: usize, events: &mut Vec<Event>) -> bool {
         let mut queue = self.lock();
-        let count = limit.min(queue.events.len());
-        let before = events.len();
-        events.extend(queue.events.drain(..count));
-        queue.bytes -= events[before..].iter().map(bytes_of).sum::<usize>();
+        let mut bytes = 0;
+        for _ in 0..limit {
+            if bytes >= BATCH_BYTES_MAX {
+                break;
+            }
+            let Some(event) = queue.events.pop_front() else { break };
+            bytes += bytes_of(&event);
+            events.push(event);
+        }
+        queue.bytes -= bytes;
         if queue.events.is_empty() {
             // under the lock: a push that finds the queue empty signals after this
             self.wake().reset();
@@ -99,10 +105,12 @@ fn bytes_of(event: &Event) -> usize {
         }
 }
 
-/// About a second of what Python can take on one core.
-const EVENTS_MAX: usize = 65_536;
-/// A thousand of the largest messages that clients may send by default.
-const BYTES_MAX: usize = 64 << 20;
+/// A quarter of a second of what Python can take on one core.
+const EVENTS_MAX: usize = 16_384;
+/// A hundred of the largest messages that clients may send by default: what floods may make the process grow by.
+const BYTES_MAX: usize = 8 << 20;
+/// What Python may hold of them at once: a few milliseconds of its work.
+const BATCH_BYTES_MAX: usize = 1 << 20;
 /// What a burst made the queue grow by is given back, except this much.
 const EVENTS_KEPT: usize = 1024;
 
@@ -157,6 +165,9 @@ mod tests {
         }
         assert!(events.is_full());
         let mut taken = Vec::new();
+        assert!(!events.drain(10, &mut taken), "one at a time: a batch is bounded in bytes too");
+        assert_eq!(taken.len(), 1);
+        assert!(!events.drain(10, &mut taken));
         assert!(events.drain(10, &mut taken));
         assert_eq!(taken.len(), 3);
     }

@@ -71,7 +71,7 @@ fn when_python_is_behind_clients_wait_and_no_message_is_lost() {
         }
         stream
     });
-    until("the queue is full", || app.stat("events_queued_now") >= 65_536);
+    until("the queue is full", || app.stat("events_queued_now") >= 16_384);
     let mut next = 0;
     while next < MESSAGES {
         for event in events(&app.engine) {
