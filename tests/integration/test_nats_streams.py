@@ -58,7 +58,7 @@ async def test_the_consumer_is_what_the_contract_says(calm_nats: NatsBackend) ->
     "left",
     [
         {"ack_policy": AckPolicy.NONE},
-        {"filter_subject": "CHAT.none"},
+        {"filter_subject": "nothing.published"},
         {"deliver_subject": "somewhere", "ack_policy": AckPolicy.EXPLICIT},
         {"max_ack_pending": 7, "inactive_threshold": 20.0},
     ],
@@ -69,7 +69,7 @@ async def test_a_consumer_left_by_another_version_is_replaced_from_its_floor(
 ) -> None:
     manager = (await calm_nats.client()).jsm()
     subjects = (
-        [f"{calm_nats.stream.lower()}.>", "CHAT.none"]
+        [f"{calm_nats.stream.lower()}.>", "nothing.published"]
         if "filter_subject" in left
         else [f"{calm_nats.stream.lower()}.>"]
     )
