@@ -19,7 +19,7 @@ class Upgrade:
     uuid: str  # the connection's name for clients and backends
     peer: str
     path: str
-    query: Mapping[str, str]  # percent-decoded; the first value of a name counts
+    query: Mapping[str, str]  # percent-decoded; "" where a name came with two values
     headers: Mapping[str, str]  # lower-case names that the profile asked for
     now: float  # seconds since the epoch
 

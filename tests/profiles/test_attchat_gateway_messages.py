@@ -121,6 +121,7 @@ FOREIGN = [
     "brand:other",
     "folder:other:all",
     "folder:brand-10:all",
+    "folder:brand-1:x:all",
     "misc",
     "chat",
     "xchat:1",

@@ -84,9 +84,24 @@ def test_an_upgrade_tells_the_profile_who_asks_and_what_for() -> None:
     commands = bench.upgrade(b"/ws?a=1&a=2&b=x%20y+z&c", (b"Bearer x", None))
     assert commands == [(ADMIT, 1, b"s", "7", ["a"], [b"t"], "v1", (1008, "no"))]
     assert seen[0].path == "/ws"
-    assert seen[0].query == {"a": "1", "b": "x y z", "c": ""}
+    assert seen[0].query == {"a": "", "b": "x y z", "c": ""}
     assert seen[0].headers == {"authorization": "Bearer x"}
     assert (seen[0].uuid, seen[0].peer) == ("uuid-1", "192.0.2.1")
+
+
+@pytest.mark.parametrize(
+    ("query", "value"),
+    [
+        (b"a=1&a=1", "1"),
+        (b"a=1&a=2", ""),
+        (b"a=1&a=2&a=2", ""),
+        (b"a=1&%61=2", ""),
+        (b"a=1&a", ""),
+        (b"a=%31&a=1", "1"),
+    ],
+)
+def test_a_name_with_two_values_in_a_query_has_none(query: bytes, value: str) -> None:
+    assert split_target(b"/ws?" + query)[1] == {"a": value}
 
 
 def test_a_query_of_nothing_but_ampersands_is_looked_at_within_bounds() -> None:

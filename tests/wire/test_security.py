@@ -192,6 +192,9 @@ def test_two_different_tokens_are_refused_whichever_is_good(gateway: Gateway) ->
         with Raw(gateway.port) as client:
             request = upgrade(path_of(in_query), extra=f"Authorization: Bearer {in_header}\r\n")
             assert rejected(client, request) == "AUTH_FAILED"
+    for first, second in ((good, bad), (bad, good), (good, other)):
+        with Raw(gateway.port) as client:
+            assert rejected(client, upgrade(path_of(first) + f"&token={second}")) == "AUTH_FAILED"
     with Raw(gateway.port) as client:
         twice = f"Authorization: Bearer {good}\r\nAuthorization: Bearer {other}\r\n"
         assert rejected(client, upgrade(extra=twice)) == "AUTH_FAILED"

@@ -132,7 +132,9 @@ class Server(Section):
     host: Text = setting("0.0.0.0", "address", "clients come from elsewhere; the originals listen everywhere too")  # noqa: S104
     port: Whole = setting(8086, "port", "the contract's; 0 takes any free one", ge=0, le=65535)
     read_timeout: Duration = setting("10s", "time", "plain HTTP requests only, never an upgraded socket", ge=MS)
-    write_timeout: Duration = setting("10s", "time", "plain HTTP answers only, never an upgraded socket", ge=MS)
+    write_timeout: Duration = setting(
+        "10s", "time", "no effect: the relay cuts an HTTP client that takes nothing", ge=MS
+    )
     tls_cert: Text = setting("", "path", "PEM chain; empty = no TLS, as behind a load balancer; read again on SIGHUP")
     tls_key: Text = setting("", "path", "PEM private key that belongs to server.tls_cert")
 

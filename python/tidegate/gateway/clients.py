@@ -190,13 +190,14 @@ class Clients:
 
 
 def split_target(target: bytes) -> tuple[str, dict[str, str]]:
-    """Path and query of a request target; the first value of a name counts."""
+    """Path and query of a request target. A name with two values has none: nobody may choose which one counts."""
     path, _, rest = target.decode("utf-8", "replace").partition("?")
     query: dict[str, str] = {}
     for field in rest.split("&", QUERY_FIELDS_MAX)[:QUERY_FIELDS_MAX]:
         name, _, value = field.partition("=")
         if name:
-            query.setdefault(_unquote(name), _unquote(value))
+            name, value = _unquote(name), _unquote(value)
+            query[name] = value if query.get(name, value) == value else ""
     return path, query
 
 

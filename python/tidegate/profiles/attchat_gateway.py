@@ -158,7 +158,7 @@ class AttchatGateway:
             return True
         if policy == "claims":
             return False
-        return room.startswith("chat:") or (who.agent and bool(who.brand) and room.startswith(f"folder:{who.brand}:"))
+        return room.startswith("chat:") or (who.agent and _is_folder_of(who.brand, room))
 
     def on_message(self, session: Session, payload: bytes, text: bool) -> Steps:
         """Binary messages that hold JSON count like text, as in the original."""
@@ -296,6 +296,12 @@ class AttchatGateway:
             "stats": health.get("stats", {}),
             "system": health.get("system", {}),
         }
+
+
+def _is_folder_of(brand: str, room: str) -> bool:
+    """`folder:b1:x:all` belongs to the brand `b1:x`, not to `b1`."""
+    prefix = f"folder:{brand}:"
+    return bool(brand) and room.startswith(prefix) and ":" not in room[len(prefix) :]
 
 
 def _token_of(upgrade: Upgrade) -> str:
