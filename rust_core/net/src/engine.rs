@@ -16,7 +16,7 @@ use std::{
 use tidegate_hub::{Command, ConnId, Event};
 
 use crate::{
-    EngineOptions, Order, StartError, capacity, capacity::Capacity, fds::descriptors_max, listener::Port,
+    EngineOptions, Order, StartError, capacity, capacity::Capacity, fds::descriptors_max, heap, listener::Port,
     networks::Networks, shard::Shard, shared::Shared, stats, submit, threads, tls,
 };
 
@@ -29,6 +29,7 @@ pub struct Engine {
 impl Engine {
     /// Binds the port and starts the shards; clients are served from here on.
     pub fn start(options: EngineOptions) -> Result<Engine, StartError> {
+        heap::keep_batches();
         let trusted = Networks::parse(&options.proxy_trusted).map_err(StartError::Option)?;
         let tls = options.tls.as_ref().map(|pem| tls::config(&pem.certificate, &pem.key)).transpose();
         let tls = tls.map_err(StartError::Option)?;

@@ -14,6 +14,7 @@ pub mod engine;
 mod epoll;
 mod events;
 mod fds;
+mod heap;
 mod limit;
 mod linger;
 mod listener;
