@@ -43,10 +43,15 @@ pub fn listen(address: SocketAddr, user_timeout_ms: u64) -> io::Result<OwnedFd> 
     set_option(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
     let timeout = i32::try_from(user_timeout_ms).unwrap_or(i32::MAX);
     set_option(fd, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, timeout)?;
+    set_option(fd, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, UNSENT_MAX)?;
     // SAFETY: no memory is passed.
     check(unsafe { libc::listen(fd, BACKLOG) })?;
     Ok(socket)
 }
+
+/// What the kernel may hold for a client that takes nothing, where it would let that grow to megabytes: the outbox is the bound
+/// that counts. Half of it is refilled at a time, more than a burst for most members.
+const UNSENT_MAX: i32 = 128 << 10;
 
 /// What one `accept` came to.
 #[derive(Debug)]
@@ -233,6 +238,7 @@ mod tests {
         assert_eq!(peer, IpAddr::from([127, 0, 0, 1]));
         assert_ne!(option_of(&socket, libc::TCP_NODELAY), 0);
         assert_eq!(option_of(&socket, libc::TCP_USER_TIMEOUT), 40_000);
+        assert_eq!(option_of(&socket, libc::TCP_NOTSENT_LOWAT), UNSENT_MAX);
     }
 
     #[test]
