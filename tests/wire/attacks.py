@@ -14,6 +14,7 @@ from tests.wire.client import BINARY, CONTINUATION, PING, TEXT, Raw, frame, head
 Attack: TypeAlias = Callable[[int], Iterator[str]]
 BYSTANDER = b"is anybody there?"
 CROWD = 50
+OUTBOX_BYTES = 256 << 10  # what the gateway under attack may owe to each of them
 
 
 def opened(port: int, count: int, **options: int) -> list[Raw]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.gateways import Gateway, running
+from tests.wire.attacks import OUTBOX_BYTES
 
 
 @pytest.fixture(scope="session")
@@ -15,6 +16,7 @@ def echo() -> Iterator[Gateway]:
 
 @pytest.fixture(scope="session")
 def strict() -> Iterator[Gateway]:
-    """Echo under the limits of a profile that faces the public: 64 KiB messages, 1,024 fragments."""
-    with running("echo", WS_MAX_MESSAGE_SIZE="64KiB", WS_MAX_FRAGMENTS="1024", WS_ENABLE_COMPRESSION="true") as gateway:
+    """Echo under the limits of a profile that faces the public: messages, fragments, outboxes."""
+    limits = {"WS_MAX_MESSAGE_SIZE": "64KiB", "WS_MAX_FRAGMENTS": "1024", "WS_OUTBOX_BYTES": str(OUTBOX_BYTES)}
+    with running("echo", WS_ENABLE_COMPRESSION="true", **limits) as gateway:
         yield gateway

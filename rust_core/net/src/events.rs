@@ -107,8 +107,8 @@ fn bytes_of(event: &Event) -> usize {
 
 /// A quarter of a second of what Python can take on one core.
 const EVENTS_MAX: usize = 16_384;
-/// A hundred of the largest messages that clients may send by default: what floods may make the process grow by.
-const BYTES_MAX: usize = 8 << 20;
+/// Sixty-four of the largest messages that clients may send by default: more would only wait longer, and out of the cache.
+const BYTES_MAX: usize = 4 << 20;
 /// What Python may hold of them at once: a few milliseconds of its work.
 const BATCH_BYTES_MAX: usize = 1 << 20;
 /// What a burst made the queue grow by is given back, except this much.

@@ -15,9 +15,9 @@ pub fn keep_batches() {
 #[cfg(not(target_env = "gnu"))]
 pub fn keep_batches() {}
 
-/// Twice what the queue to Python may hold, as its answers are as large.
+/// Twice a batch of events and the answers to it.
 #[cfg(target_env = "gnu")]
-const KEPT: i32 = 16 << 20;
+const KEPT: i32 = 4 << 20;
 /// A batch's worth at a time instead of a message's.
 #[cfg(target_env = "gnu")]
 const STEP: i32 = 1 << 20;
