@@ -4,6 +4,7 @@
 """
 
 import json
+import math
 import re
 import sys
 from pathlib import Path
@@ -13,6 +14,14 @@ from tidegate.config import settings_table
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
+# What is worth a row, in this order: benchmark -> its figures
+SHOWN = {
+    "connections": ("user memory a connection",),
+    "handshakes": ("handshakes", "server CPU a handshake"),
+    "fanout": ("server CPU a delivery",),
+    "latency": ("p50", "p99"),
+}
+OTHER_WORK_MAX = 0.05  # as the benchmarks themselves tell it
 
 
 def section(text: str, name: str, content: str) -> str:
@@ -26,27 +35,48 @@ def echo_source() -> str:
 
 def newest_results() -> dict[str, dict[str, Any]]:
     """The last result of each benchmark: files are DATE-NAME.json."""
-    newest: dict[str, dict[str, Any]] = {}
-    for path in sorted((ROOT / "bench" / "results").glob("*.json")):
-        result = json.loads(path.read_text())
-        if result.get("readme"):
-            newest[re.sub(r"^\d{4}-\d{2}-\d{2}-", "", path.stem)] = result
-    return newest
+    paths = sorted((ROOT / "bench" / "results").glob("*.json"))
+    return {path.stem[11:]: json.loads(path.read_text()) for path in paths if path.stem[11:] in SHOWN}
 
 
 def figures() -> str:
-    """Each result brings its own rows (`readme`: what, tidegate, limit, ratio), so that no figure is typed by hand."""
+    """Rows for what a reader asks first, and what made the figures worse or incomparable."""
     results = newest_results()
     if not results:
         return "Not measured yet on this version: `make bench` prints them for your machine."
-    lines = ["| what | tidegate | the raw epoll program | ratio |", "|---|---|---|---|"]
-    for result in results.values():
-        lines += [f"| {' | '.join(row)} |" for row in result["readme"]]
+    lines = ["| benchmark | case | figure | tidegate | the raw epoll program | ratio |", "|---|---|---|---|---|---|"]
+    for name, shown in SHOWN.items():
+        lines += [
+            row(name, found) for found in results.get(name, {"figures": []})["figures"] if found["figure"] in shown
+        ]
+    return "\n".join([*lines, "", *conditions(results)])
+
+
+def row(name: str, found: dict[str, Any]) -> str:
+    ours, theirs = (number(found.get(f"{server}_median")) for server in ("tidegate", "limit"))
+    what = f"{found['figure']}, {found['unit']}"
+    return f"| {name} | {found['case']} | {what} | {ours} | {theirs} | {number(found['ratio'])} |"
+
+
+def number(value: float | None) -> str:
+    """Three digits, as more would be noise; none where the generator was what limited it."""
+    if value is None:
+        return "-"
+    return f"{float(f'{value:.3g}'):,.{max(0, 2 - math.floor(math.log10(value)))}f}" if value else "0"
+
+
+def conditions(results: dict[str, dict[str, Any]]) -> list[str]:
     machine = next(iter(results.values()))["machine"]
     days = sorted({result["date"] for result in results.values()})
     when = " to ".join(dict.fromkeys((days[0], days[-1])))
-    lines += ["", f"Measured {when} on {machine['summary']}, clients on the same machine; medians."]
-    return "\n".join(lines)
+    kernel = machine["kernel"].partition("-")[0]
+    size = f"{machine['cores']} cores ({machine['cpu']}), {machine['memory_gib']:.0f} GiB, Linux {kernel}"
+    loads = {name: result["settings"]["other_work_share"] for name, result in results.items()}
+    busy = [f"{name} {share:.0%}" for name, share in loads.items() if share > OTHER_WORK_MAX]
+    lines = [
+        f"Measured {when} on {size}, with the clients on the same machine; medians of at least three runs, user memory."
+    ]
+    return lines + ([f"Other work took part of the machine meanwhile: {', '.join(busy)}."] if busy else [])
 
 
 def rendered(text: str) -> str:
