@@ -352,7 +352,9 @@ impl Worker {
             self.pings.cursor = (self.pings.cursor + 1) % self.connections.len();
             self.ping(self.pings.cursor as RawFd);
         }
-        self.pings.next_ns = now + self.setup.ping_ms * 1_000_000 / PING_STEPS;
+        // on a fixed schedule: a step that came late does not make the interval longer
+        let next_ns = self.pings.next_ns + self.setup.ping_ms * 1_000_000 / PING_STEPS;
+        self.pings.next_ns = next_ns.max(now);
     }
 
     fn ping(&mut self, fd: RawFd) {

@@ -6,6 +6,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::RawFd;
 
+use crate::frame::SEQUENCES;
 use crate::sys;
 use crate::target::ACCEPT;
 
@@ -13,8 +14,8 @@ use crate::target::ACCEPT;
 #[derive(Default)]
 pub struct Client {
     pub index: u32,
-    /// The highest number seen in a message's marker; 0 = none yet.
-    pub last: u32,
+    /// The highest number seen in a message's marker, for each sequence; 0 = none yet.
+    pub last: [u32; SEQUENCES],
     pub since_ns: u64,
     pub state: State,
     /// The beginning of a frame whose end has not come yet.

@@ -1,6 +1,7 @@
 //! The driver's side: one command a line on stdin, one line of JSON each on stdout. The end of stdin ends the program.
 //!
-//! `open N [PER_SECOND]`, `wait open|received|other N SECONDS`, `stats`, `reset`, `send K TEXT`, `cut FRACTION`, `close`.
+//! `open N [PER_SECOND]`, `wait open|opened|received|other N SECONDS`, `stats`, `reset`, `send K TEXT`, `cut FRACTION`,
+//! `reconnect on|off`, `close`.
 //! Rule: every answer says how busy the generator and the machine were; with `--server-pid`, also whether the generator was the
 //! bottleneck.
 
@@ -74,6 +75,10 @@ impl Control<'_> {
                 self.order(|_| What::Close);
                 Some(())
             }
+            ("reconnect", Some(on @ ("on" | "off")), None) => {
+                self.order(|_| What::Reconnect { on: on == "on" });
+                Some(())
+            }
             ("stats", None, None) => Some(()),
             _ => None,
         };
@@ -110,7 +115,7 @@ impl Control<'_> {
     /// Waits for a count, but not longer than `seconds`; opening also ends when nothing is under way any more.
     fn wait(&self, what: &str, rest: &str) -> String {
         let numbers: Vec<f64> = rest.split(' ').filter_map(|word| word.parse().ok()).collect();
-        let (&[count, seconds], true) = (numbers.as_slice(), ["open", "received", "other"].contains(&what)) else {
+        let (&[count, seconds], true) = (numbers.as_slice(), WAITS.contains(&what)) else {
             return USAGE.to_owned();
         };
         let deadline = Instant::now() + Duration::from_secs_f64(seconds.clamp(0.0, 3_600.0));
@@ -119,6 +124,7 @@ impl Control<'_> {
             thread::sleep(WAIT_STEP);
             let now = match what {
                 "open" => self.sum(|stats| &stats.open),
+                "opened" => self.sum(|stats| &stats.opened),
                 "received" => self.sum(|stats| &stats.received),
                 _ => self.sum(|stats| &stats.other),
             };
@@ -179,7 +185,10 @@ impl Control<'_> {
     }
 }
 
-const USAGE: &str = r#"{"error":"use open N [PER_SECOND], wait open|received|other N SECONDS, stats, reset, send K TEXT, cut FRACTION or close"}"#;
+/// What can be waited for. `opened` counts since the last reset, so a client that came back counts again.
+const WAITS: [&str; 4] = ["open", "opened", "received", "other"];
+
+const USAGE: &str = r#"{"error":"use open N [PER_SECOND], wait open|opened|received|other N SECONDS, stats, reset, send K TEXT, cut FRACTION, reconnect on|off or close"}"#;
 
 /// The CPU clock of another process, as clock_getcpuclockid(3) makes it: user and system time, in nanoseconds.
 fn process_clock(pid: i32) -> libc::clockid_t {

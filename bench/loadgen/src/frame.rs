@@ -84,14 +84,29 @@ pub fn client(opcode: u8, payload: &[u8]) -> Vec<u8> {
 
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
-/// The number and time stamp that a driver put into a message: `"n":123,"t":456` anywhere in its first bytes.
-pub fn marker(payload: &[u8]) -> Option<(u32, u64)> {
+/// What a driver put into a message.
+#[derive(Debug, PartialEq)]
+pub struct Marker {
+    pub sequence: usize,
+    pub number: u32,
+    pub stamp: u64,
+}
+
+/// A client is in several rooms, whose messages are numbered each by itself: those of its user's room are one sequence, all others
+/// the other. No benchmark sends numbered messages to more than one of a client's other rooms.
+pub const SEQUENCES: usize = 2;
+
+/// The number and time stamp: `"n":123,"t":456` anywhere in the first bytes.
+pub fn marker(payload: &[u8]) -> Option<Marker> {
     let head = &payload[..payload.len().min(MARKER_WITHIN)];
     let start = head.windows(4).position(|window| window == br#""n":"#)? + 4;
     let (number, rest) = leading_number(&payload[start..])?;
     let (stamp, _) = leading_number(rest.strip_prefix(br#","t":"#)?)?;
-    Some((u32::try_from(number).ok()?, stamp))
+    let users = head[..start].windows(USER_ROOM.len()).any(|window| window == USER_ROOM);
+    Some(Marker { sequence: usize::from(users), number: u32::try_from(number).ok()?, stamp })
 }
+
+const USER_ROOM: &[u8] = br#""room":"user:"#;
 
 /// Room names and keys come before the marker; 300 bytes hold the longest allowed.
 const MARKER_WITHIN: usize = 300;
@@ -108,7 +123,7 @@ fn leading_number(bytes: &[u8]) -> Option<(u64, &[u8])> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Frame, PONG, client, marker, next};
+    use super::{Frame, Marker, PONG, client, marker, next};
 
     #[test]
     fn frames_follow_each_other_and_a_cut_one_waits() {
@@ -131,7 +146,9 @@ mod tests {
     #[test]
     fn the_marker_is_found_inside_an_event() {
         let payload = br#"{"type":"message","room":"chat:1","payload":{"n":12,"t":3456,"x":"n"}}"#;
-        assert_eq!(marker(payload), Some((12, 3456)));
+        assert_eq!(marker(payload), Some(Marker { sequence: 0, number: 12, stamp: 3456 }));
+        let payload = br#"{"type":"message","room":"user:u1","payload":{"n":1,"t":2,"x":"n"}}"#;
+        assert_eq!(marker(payload), Some(Marker { sequence: 1, number: 1, stamp: 2 }));
         assert_eq!(marker(br#"{"type":"connected"}"#), None);
         assert_eq!(marker(br#"{"n":1}"#), None);
     }

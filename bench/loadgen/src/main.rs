@@ -8,6 +8,7 @@ mod client;
 mod control;
 mod frame;
 mod histogram;
+mod lost;
 #[path = "../../options.rs"]
 mod options;
 mod orders;

@@ -38,6 +38,10 @@ pub enum What {
         share: f64,
     },
     Close,
+    /// Whether a client whose connection ends, by a cut or by the server, opens it again.
+    Reconnect {
+        on: bool,
+    },
 }
 
 /// How far a thread is with the clients it was told to open.

@@ -9,7 +9,8 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use crate::client::{self, Client, State};
-use crate::frame::{self, Frame};
+use crate::frame::{self, Frame, Marker, SEQUENCES};
+use crate::lost::{self, Lost};
 use crate::orders::{Opening, Order, Setup, What};
 use crate::stats::Stats;
 use crate::sys::{self, Epoll, Mailbox};
@@ -22,6 +23,7 @@ pub struct Worker {
     clients: Vec<Client>,
     buffer: Vec<u8>,
     opening: Opening,
+    lost: Lost,
     sending: Option<(String, u32)>,
     deadlines: VecDeque<(u64, RawFd, u32)>,
 }
@@ -51,6 +53,7 @@ impl Worker {
             clients: Vec::new(),
             buffer: vec![0; BUFFER_BYTES],
             opening: Opening::default(),
+            lost: Lost::default(),
             sending: None,
             deadlines: VecDeque::new(),
         })
@@ -68,6 +71,7 @@ impl Worker {
                 }
             }
             self.open_some();
+            self.reopen_some();
             self.send_pass();
             self.expire();
         }
@@ -78,6 +82,8 @@ impl Worker {
             0
         } else if self.opening.left > 0 && self.has_room() {
             i32::from(self.opening.per_second > 0.0)
+        } else if self.lost.len() > 0 && self.has_room() {
+            lost::PAUSE_MS
         } else if self.deadlines.is_empty() {
             -1
         } else {
@@ -95,12 +101,13 @@ impl Worker {
                 What::Open { first, stride, count, per_second } => {
                     let since_ns = sys::now_ns();
                     self.opening = Opening { next: first, stride, left: count, begun: 0, per_second, since_ns };
-                    self.stats.waiting.set(u64::from(count));
+                    self.count_waiting();
                 }
                 What::Reset => self.reset(),
                 What::Send { text, times } => self.sending = Some((text, times)),
                 What::Cut { share } => self.cut(share),
                 What::Close => self.close_all(),
+                What::Reconnect { on } => self.lost.on = on,
             }
             let _ = order.done.send(());
         }
@@ -108,7 +115,7 @@ impl Worker {
 
     fn reset(&mut self) {
         self.stats.reset();
-        self.clients.iter_mut().for_each(|client| client.last = 0);
+        self.clients.iter_mut().for_each(|client| client.last = [0; SEQUENCES]);
     }
 
     fn open_some(&mut self) {
@@ -121,11 +128,38 @@ impl Worker {
             self.opening.next += self.opening.stride;
             self.opening.left -= 1;
             self.opening.begun += 1;
-            self.stats.waiting.set(u64::from(self.opening.left));
-            if let Err(error) = self.begin(index) {
-                self.stats.fail(format!("connect_{}", name(&error)));
-            }
+            self.begin_or_lose(index);
         }
+    }
+
+    fn reopen_some(&mut self) {
+        while self.lost.len() > 0
+            && self.has_room()
+            && let Some(index) = self.lost.next(sys::now_ns())
+        {
+            self.begin_or_lose(index);
+        }
+    }
+
+    fn begin_or_lose(&mut self, index: u32) {
+        if let Err(error) = self.begin(index) {
+            self.stats.fail(format!("connect_{}", name(&error)));
+            self.lose(index, State::Connecting);
+        }
+        self.count_waiting();
+    }
+
+    /// A client has no connection any more; `state` is how far it was.
+    fn lose(&mut self, index: u32, state: State) {
+        if state == State::Connecting {
+            self.lost.pause(sys::now_ns());
+        }
+        self.lost.add(index);
+        self.count_waiting();
+    }
+
+    fn count_waiting(&self) {
+        self.stats.waiting.set(u64::from(self.opening.left) + self.lost.len() as u64);
     }
 
     fn begin(&mut self, index: u32) -> io::Result<()> {
@@ -227,7 +261,7 @@ impl Worker {
                     self.opened(fd);
                 }
                 match frame::marker(payload) {
-                    Some((number, stamp)) => self.numbered(fd, number, stamp, now),
+                    Some(marker) => self.numbered(fd, &marker, now),
                     None => self.stats.other.add(1),
                 }
             }
@@ -243,17 +277,17 @@ impl Worker {
         Ok(())
     }
 
-    fn numbered(&mut self, fd: RawFd, number: u32, stamp: u64, now: u64) {
-        let client = &mut self.clients[fd as usize];
-        if number <= client.last {
+    fn numbered(&mut self, fd: RawFd, marker: &Marker, now: u64) {
+        let last = &mut self.clients[fd as usize].last[marker.sequence];
+        if marker.number <= *last {
             self.stats.out_of_order.add(1);
         } else {
-            if client.last > 0 {
-                self.stats.missing.add(u64::from(number - client.last - 1));
+            if *last > 0 {
+                self.stats.missing.add(u64::from(marker.number - *last - 1));
             }
-            client.last = number;
+            *last = marker.number;
         }
-        self.stats.message(stamp, now);
+        self.stats.message(marker.stamp, now);
     }
 
     fn opened(&mut self, fd: RawFd) {
@@ -283,20 +317,22 @@ impl Worker {
     }
 
     fn fail(&mut self, fd: RawFd, reason: String) {
-        if self.forget(fd) {
+        if let Some(client) = self.forget(fd) {
             sys::close(fd);
             self.stats.fail(reason);
+            self.lose(client.index, client.state);
         }
     }
 
-    /// Takes a client out of the table; false when it was not there.
-    fn forget(&mut self, fd: RawFd) -> bool {
-        match std::mem::take(&mut self.clients[fd as usize]).state {
-            State::Free => return false,
+    /// Takes a client out of the table, if it is there.
+    fn forget(&mut self, fd: RawFd) -> Option<Client> {
+        let client = std::mem::take(&mut self.clients[fd as usize]);
+        match client.state {
+            State::Free => return None,
             State::Open => self.stats.open.subtract(1),
             State::Connecting | State::Upgrading | State::Greeted => self.stats.in_flight.subtract(1),
         }
-        true
+        Some(client)
     }
 
     fn send_pass(&mut self) {
@@ -328,13 +364,17 @@ impl Worker {
             due += share;
             if due >= 1.0 {
                 due -= 1.0;
-                self.forget(fd);
                 client::cut(fd);
+                if let Some(client) = self.forget(fd) {
+                    self.lose(client.index, client.state);
+                }
             }
         }
     }
 
     fn close_all(&mut self) {
+        self.lost.give_up();
+        self.count_waiting();
         let goodbye = frame::client(frame::CLOSE, &1000u16.to_be_bytes());
         for fd in self.open_clients() {
             let _ = sys::send(fd, &goodbye);

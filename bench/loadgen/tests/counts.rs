@@ -132,6 +132,37 @@ fn pings_are_answered_and_texts_are_sent_masked() {
 }
 
 #[test]
+fn clients_that_lose_the_server_are_back_once_it_listens_again() {
+    let (listener, port) = listen();
+    let mut crowd = Crowd::start(port, &[]);
+    crowd.ask("open 2");
+    let clients = [upgrade(&listener), upgrade(&listener)];
+    crowd.ask("wait open 2 10");
+    crowd.ask("reconnect on");
+    crowd.ask("reset");
+    drop(listener);
+    drop(clients);
+    while !crowd.ask("stats").contains("connect_refused") {}
+    let listener = TcpListener::bind(("127.0.0.1", port)).expect("the port is free again");
+    let _clients = [upgrade(&listener), upgrade(&listener)];
+    assert_has(&crowd.ask("wait opened 2 10"), &["\"reached\":true", "\"open\":2", "\"waiting\":0"]);
+}
+
+#[test]
+fn each_sequence_of_a_client_is_checked_by_itself() {
+    let (listener, port) = listen();
+    let mut crowd = Crowd::start(port, &[]);
+    crowd.ask("open 1");
+    let mut client = upgrade(&listener);
+    crowd.ask("wait open 1 10");
+    let personal = br#"{"room":"user:u1","payload":{"n":1,"t":1}}"#;
+    let personal = [&[0x81, personal.len() as u8], personal.as_slice()].concat();
+    client.write_all(&[numbered(1), numbered(2), personal.clone(), personal].concat()).expect("sent");
+    let answer = crowd.ask("wait received 4 10");
+    assert_has(&answer, &["\"received\":4", "\"missing\":0", "\"out_of_order\":1"]);
+}
+
+#[test]
 fn a_wrong_command_is_answered_with_the_right_ones() {
     let (_listener, port) = listen();
     assert_has(&Crowd::start(port, &[]).ask("opne 5"), &["\"error\":", "open N"]);
