@@ -5,7 +5,7 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
-RUST_SOURCES := $(shell find rust_core/hub rust_core/net rust_core/py -name '*.rs' -o -name Cargo.toml | grep -v /target/) Cargo.toml Cargo.lock
+RUST_SOURCES := $(shell find rust_core/hub rust_core/net rust_core/py bench -name '*.rs' -o -name Cargo.toml | grep -v /target/) Cargo.toml Cargo.lock
 CARGO_TARGET_DIR ?= target
 export CARGO_TARGET_DIR
 

@@ -26,6 +26,16 @@ LEAVE: Final = 6
 SESSION: Final = 7
 CLOSE: Final = 8
 
+def run_limit(arguments: Sequence[str]) -> None:
+    """The limit program of the benchmarks (`bench/limit`), until its driver says `exit`; its ports go to stdout.
+
+    For a process of its own: it sets an alarm that ends the process after `--seconds-max`, and has it end with its parent.
+    Raises RuntimeError for a wrong option or what the machine refuses.
+    """
+
+def run_loadgen(arguments: Sequence[str]) -> None:
+    """The load generator of the benchmarks (`bench/loadgen`), until stdin ends; for a process of its own, as `run_limit`."""
+
 @final
 class Engine:
     """Shard threads with their listeners, connections and rooms."""

@@ -1,0 +1,16 @@
+"""The limit program as a process: `python -m tidegate.bench.limit` runs what the compiled module has of bench/limit.
+
+Rule: nothing of Python runs while it does; signals end it as they end any program.
+"""
+
+import signal
+import sys
+
+from tidegate._core import run_limit
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own would wait for the interpreter, which has nothing to do
+    try:
+        run_limit(sys.argv[1:])
+    except RuntimeError as error:
+        sys.exit(f"tidegate-limit: {error}")
