@@ -1,17 +1,17 @@
 """Who is it? Verifies tokens (RFC 7519, RFC 8725) with the keys that the settings give, and remembers the good ones.
 
-PyJWT's algorithms do the cryptography, each with a key prepared once. The claims are checked here, because contracts
-accept what PyJWT refuses (a number in `sub`, an `aud` nobody asked about), and because the time is an argument.
+PyJWT's algorithms do the cryptography, each with a key prepared once; for HMAC that is the standard library. The claims
+are checked here, because contracts accept what PyJWT refuses (a number in `sub`, an `aud` nobody asked about), and
+because the time is an argument.
 Rules: the algorithms are fixed beforehand and each has one key, so no token chooses how it is verified; other header
 fields are ignored, but `crit` refuses (RFC 7515 section 4.1.11). No input makes `verify` raise. What a profile needs of
 the claims (a user id, rooms) is the profile's to check.
 """
 
-import base64
 import binascii
 import hashlib
+import hmac
 import math
-import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import orjson
 from jwt import get_algorithm_by_name
-from jwt.algorithms import Algorithm
+from jwt.algorithms import Algorithm, HMACAlgorithm
 
 from tidegate.config import public_key_text
 from tidegate.config.keys import token_keys
@@ -45,6 +45,7 @@ class Authenticator:
             raise ConfigError(f"the token keys can't be used: {error}", "Check the settings under jwt.") from error
         verifiers = {name: _verifier(name, key) for name, key in keys.items()}
         self._jwt, self._verifiers = jwt, verifiers
+        self._headers: dict[bytes, _Verifier] = {}  # as encoded, of tokens whose signature held
         self._cache = _Cache(jwt.cache_size)
 
     @property
@@ -54,21 +55,33 @@ class Authenticator:
     def verify(self, token: str) -> Claims | Rejected:
         if len(token) > TOKEN_BYTES_MAX:
             return Rejected("too_long")
-        now = self._clock()
-        digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
-        known = self._cache.find(digest, now)
-        if known is not None:
-            self.hits += 1
-            return Claims(orjson.loads(known))
-        self.misses += 1
         try:
-            payload = _signed_payload(token, self._verifiers)
-            claims = _object(payload)
-            ends_at = _check_claims(claims, self._jwt, now)
+            return Claims(self._claims(token, self._clock()))
         except _TokenError as refused:
             return Rejected(refused.reason)
-        self._cache.keep(digest, payload, ends_at)
-        return Claims(claims)
+
+    def _claims(self, token: str, now: float) -> dict[str, Any]:
+        data, header, payload, signature = _split(token)
+        verifier = self._headers.get(header) or _named_verifier(header, self._verifiers)
+        digest = hashlib.sha256(data).digest() if verifier.is_dear else b""
+        if digest and (known := self._cache.find(digest, now)) is not None:
+            self.hits += 1
+            return _object(known)
+        self.misses += 1
+        if not verifier.holds(data[: -len(signature) - 1], _decoded(signature)):
+            raise _TokenError("signature")
+        self._know(header, verifier)
+        content = _decoded(payload)
+        claims = _object(content)
+        ends_at = _check_claims(claims, self._jwt, now)
+        if digest:
+            self._cache.keep(digest, content, ends_at)
+        return claims
+
+    def _know(self, header: bytes, verifier: "_Verifier") -> None:
+        """An issuer's tokens all begin with the same text: it is read once. Who has no key can't fill this."""
+        if header not in self._headers and len(header) <= HEADER_BYTES_MAX and len(self._headers) < HEADERS_MAX:
+            self._headers[header] = verifier
 
 
 class _TokenError(Exception):
@@ -81,21 +94,54 @@ class _TokenError(Exception):
 
 
 class _Verifier(NamedTuple):
-    algorithm: Algorithm
-    key: Any
+    holds: Callable[[bytes, bytes], bool]  # what was signed, and the signature
+    is_dear: bool  # costs more than to look whether the token is known
 
 
 def _verifier(name: str, key: object) -> _Verifier:
     algorithm = get_algorithm_by_name(name)
-    return _Verifier(algorithm, algorithm.prepare_key(key))
+    prepared = algorithm.prepare_key(key)
+    if isinstance(algorithm, HMACAlgorithm):
+        return _Verifier(_mac_verifier(prepared, algorithm.hash_alg), is_dear=False)
+    return _Verifier(_signature_verifier(algorithm, prepared), is_dear=True)
 
 
-def _signed_payload(token: str, verifiers: Mapping[str, _Verifier]) -> bytes:
-    """The middle part, once its signature holds (RFC 7515 section 5.2)."""
-    parts = token.split(".")
-    if len(parts) != 3 or not all(BASE64URL.fullmatch(part) for part in parts):
+def _mac_verifier(key: bytes, digest: Any) -> Callable[[bytes, bytes], bool]:
+    """What PyJWT does with the key that it has checked, but the key is hashed once, not for each token."""
+    keyed = hmac.new(key, digestmod=digest)
+
+    def holds(signed: bytes, signature: bytes) -> bool:
+        mac = keyed.copy()
+        mac.update(signed)
+        return hmac.compare_digest(mac.digest(), signature)
+
+    return holds
+
+
+def _signature_verifier(algorithm: Algorithm, key: Any) -> Callable[[bytes, bytes], bool]:
+    def holds(signed: bytes, signature: bytes) -> bool:
+        try:
+            return bool(algorithm.verify(signed, key, signature))
+        except Exception:  # a signature of odd shape makes some back ends raise: it does not hold
+            return False
+
+    return holds
+
+
+def _split(token: str) -> tuple[bytes, bytes, bytes, bytes]:
+    """The whole as bytes, and its parts: header, payload and signature (RFC 7515 section 3.1)."""
+    try:
+        data = token.encode("ascii")
+        header, payload, signature = data.split(b".")
+    except ValueError:
+        raise _TokenError("malformed") from None
+    if not (header and payload and signature):
         raise _TokenError("malformed")
-    header = _object(_decoded(parts[0]))
+    return data, header, payload, signature
+
+
+def _named_verifier(part: bytes, verifiers: Mapping[str, _Verifier]) -> _Verifier:
+    header = _object(_decoded(part))
     # `b64` changes what is signed (RFC 7797) and is critical by definition
     if "crit" in header or "b64" in header:
         raise _TokenError("crit")
@@ -103,22 +149,14 @@ def _signed_payload(token: str, verifiers: Mapping[str, _Verifier]) -> bytes:
     verifier = verifiers.get(name) if isinstance(name, str) else None
     if verifier is None:
         raise _TokenError("algorithm")
-    if not _holds(verifier, f"{parts[0]}.{parts[1]}".encode(), _decoded(parts[2])):
-        raise _TokenError("signature")
-    return _decoded(parts[1])
+    return verifier
 
 
-def _holds(verifier: _Verifier, signed: bytes, signature: bytes) -> bool:
+def _decoded(part: bytes) -> bytes:
+    """Base64url without padding (RFC 7515 section 2), and no other character."""
     try:
-        return bool(verifier.algorithm.verify(signed, verifier.key, signature))
-    except Exception:  # a signature of odd shape makes some back ends raise: it does not hold
-        return False
-
-
-def _decoded(part: str) -> bytes:
-    try:
-        return base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
-    except (binascii.Error, ValueError):
+        return binascii.a2b_base64(part.translate(TO_BASE64) + PADDING[len(part) & 3], strict_mode=True)
+    except ValueError:
         raise _TokenError("malformed") from None
 
 
@@ -156,6 +194,8 @@ def _check_claims(claims: Mapping[str, Any], jwt: Jwt, now: float) -> float:
 def _time(claims: Mapping[str, Any], name: str, absent: float) -> float:
     """A NumericDate (RFC 7519 section 2). null counts as absent, as in the originals."""
     value = claims.get(name)
+    if type(value) is int:
+        return value
     if value is None:
         return absent
     if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isinf(value):
@@ -201,4 +241,11 @@ TOKEN_BYTES_MAX = 8192
 # With a longer payload the promise of about 1 KB a cached token would not hold; such a token is verified each time
 CACHED_BYTES_MAX = 2048
 
-BASE64URL = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
+# One issuer writes one header text, seldom two; a token's header has some 40 bytes, with a thumbprint in `kid` 150
+HEADERS_MAX = 64
+HEADER_BYTES_MAX = 512
+
+# What only the other alphabet or padding has becomes a character that neither has
+TO_BASE64 = bytes.maketrans(b"-_+/=", b"+/!!!")
+# By the length's remainder; one character alone is no byte, and this padding makes it fail
+PADDING = (b"", b"===", b"==", b"=")

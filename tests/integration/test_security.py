@@ -11,19 +11,24 @@ import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
+import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from tests.gateways import Gateway, running, token
+from tests.gateways import Gateway, running
 from tests.integration.client import Chat
 from tests.servers import NatsServer
 from tests.wire.client import Raw, frame
 
 PUBLISH_KEY = "a-publish-key-of-the-security-tests-0123456789"
+SIGNER = Ed25519PrivateKey.generate()
+PUBLIC_KEY = SIGNER.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 
 
 @pytest.fixture(scope="module")
 def gateway() -> Iterator[Gateway]:
-    with running("attchat-gateway", PUBLISH_KEY=PUBLISH_KEY, LOG_LEVEL="debug") as started:
+    with running("attchat-gateway", PUBLISH_KEY=PUBLISH_KEY, JWT_PUBLIC_KEY=PUBLIC_KEY, LOG_LEVEL="debug") as started:
         yield started
 
 
@@ -198,7 +203,7 @@ async def ready(gateway: Gateway) -> None:
 
 async def test_a_cached_token_is_refused_from_the_second_it_expires(gateway: Gateway) -> None:
     expires = int(time.time()) + 2
-    made = token(user_id="brief", exp=expires)
+    made = jwt.encode({"user_id": "brief", "iss": "attchat", "exp": expires}, SIGNER, algorithm="EdDSA")
     hits = gateway.metrics()["tidegate_token_cache_hits_total"]
     async with Chat(f"{gateway.url}?token={made}"), Chat(f"{gateway.url}?token={made}"):
         assert gateway.metrics()["tidegate_token_cache_hits_total"] == hits + 1

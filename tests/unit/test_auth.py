@@ -1,17 +1,14 @@
-"""Tokens: what is accepted, what is refused and why, and what the cache may remember."""
+"""Tokens: what is accepted, and what is refused and why."""
 
 import base64
 import datetime
-import hashlib
-import hmac
-import json
 import random
 
 import jwt as pyjwt
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
@@ -22,53 +19,21 @@ from tidegate.config.settings import Jwt
 from tidegate.errors import ConfigError
 from tidegate.profile import Claims, Rejected
 
-SECRET = "0123456789abcdef" * 4
-NOW = 1_800_000_000.0
-RSA = rsa.generate_private_key(65537, 2048)
-OTHER_RSA = rsa.generate_private_key(65537, 2048)
-PRIVATE = {
-    "RS256": RSA,
-    "ES256": ec.generate_private_key(ec.SECP256R1()),
-    "ES384": ec.generate_private_key(ec.SECP384R1()),
-    "ES512": ec.generate_private_key(ec.SECP521R1()),
-    "ES256K": ec.generate_private_key(ec.SECP256K1()),
-    "EdDSA": ed25519.Ed25519PrivateKey.generate(),
-}
-CLAIMS = {"iss": "attchat", "user_id": "12345"}
-
-
-def pem_of(private, form=PublicFormat.SubjectPublicKeyInfo):
-    return private.public_key().public_bytes(Encoding.PEM, form).decode()
-
-
-class Clock:
-    def __init__(self, now=NOW):
-        self.now = now
-
-    def __call__(self):
-        return self.now
-
-
-def authenticator(clock=None, **changes):
-    return Authenticator(Jwt(**({"secret_key": SECRET} | changes)), clock or Clock())
-
-
-def token(claims=CLAIMS, key=SECRET, algorithm="HS256", headers=None):
-    return pyjwt.encode(claims, key, algorithm, headers=headers)
-
-
-def by_hand(header, payload, secret=SECRET, digest=hashlib.sha256):
-    """Signed with HMAC whatever the header says: what a library would not make."""
-    parts = [part if isinstance(part, bytes) else json.dumps(part).encode() for part in (header, payload)]
-    signed = b".".join(base64.urlsafe_b64encode(part).rstrip(b"=") for part in parts)
-    signature = hmac.new(secret if isinstance(secret, bytes) else secret.encode(), signed, digest).digest()
-    return (signed + b"." + base64.urlsafe_b64encode(signature).rstrip(b"=")).decode()
-
-
-def why(result):
-    assert isinstance(result, Rejected), result
-    return result.reason
-
+from tests.unit.jwt_samples import (
+    CLAIMS,
+    NOW,
+    OTHER_RSA,
+    PRIVATE,
+    RSA,
+    SECRET,
+    Clock,
+    authenticator,
+    by_hand,
+    pem_of,
+    signed_text,
+    token,
+    why,
+)
 
 # --- both generations -------------------------------------------------------------------------------------------------
 
@@ -280,6 +245,23 @@ def test_what_is_no_token_is_refused(text):
     assert why(authenticator().verify(text)) == "malformed"
 
 
+@pytest.mark.parametrize("odd", ["+", "/", "=", "==", "===", "!", "\n", " ", "\0", ".", "A", "AA=", "AA=="])
+@pytest.mark.parametrize("place", [0, 1])
+def test_what_is_no_base64url_is_refused_even_if_signed(odd, place):
+    texts = [base64.urlsafe_b64encode(part).decode() for part in (b'{"alg":"HS256"}', b'{"iss":"attchat"} ')]
+    assert "=" not in "".join(texts)
+    assert isinstance(authenticator().verify(signed_text(".".join(texts))), Claims)
+    texts[place] += odd
+    assert why(authenticator().verify(signed_text(".".join(texts)))) == "malformed"
+
+
+@pytest.mark.parametrize("odd", ["+", "/", "=", "==", "!", "\n", " ", "\0", ".", "AA"])
+def test_a_signature_that_is_no_base64url_is_refused(odd):
+    made = token()
+    assert why(authenticator().verify(made + odd)) == "malformed"
+    assert why(authenticator().verify(f"{made[:-3]}{odd}{made[-2:]}")) in {"malformed", "signature"}
+
+
 @pytest.mark.parametrize("payload", [b"", b"[]", b"5", b"null", b"{", b"\xff\xfe", b'{"a":1}x', b"[" * 3000])
 def test_a_payload_that_is_no_object_is_refused(payload):
     made = by_hand({"alg": "HS256"}, payload)
@@ -337,69 +319,7 @@ def test_whatever_is_accepted_pyjwt_accepts_as_well(claims):
 FUZZED = authenticator(public_key=pem_of(RSA))
 
 
-# --- cache ------------------------------------------------------------------------------------------------------------
-
-
-def test_a_token_is_verified_once_and_known_until_it_expires():
-    clock = Clock()
-    auth = authenticator(clock)
-    made = token(CLAIMS | {"exp": NOW + 60})
-    first = auth.verify(made)
-    clock.now = NOW + 59.9
-    assert auth.verify(made) == first
-    assert (auth.hits, auth.misses, auth.cached) == (1, 1, 1)
-    clock.now = NOW + 60
-    assert why(auth.verify(made)) == "expired"
-    assert (auth.hits, auth.misses, auth.cached) == (1, 2, 0)
-
-
-def test_what_a_caller_does_to_claims_stays_with_it():
-    auth = authenticator()
-    auth.verify(token()).values["user_id"] = "root"
-    auth.verify(token()).values["user_id"] = "root"
-    assert auth.verify(token()) == Claims(CLAIMS)
-
-
-def test_the_least_recently_used_token_goes_first():
-    auth = authenticator(cache_size=2)
-    a, b, c = (token(CLAIMS | {"user_id": name}) for name in "abc")
-    for made in (a, b, a, c):
-        auth.verify(made)
-    assert auth.cached == 2
-    auth.verify(a)
-    assert (auth.hits, auth.misses) == (2, 3)
-    auth.verify(b)
-    assert (auth.hits, auth.misses) == (2, 4)
-
-
-def test_refusals_are_not_remembered():
-    auth = authenticator()
-    for _ in range(3):
-        assert why(auth.verify(token(key="x" * 64))) == "signature"
-    assert (auth.hits, auth.misses, auth.cached) == (0, 3, 0)
-
-
-def test_long_payloads_are_not_kept():
-    auth = authenticator()
-    made = token(CLAIMS | {"x": "y" * 3000})
-    assert isinstance(auth.verify(made), Claims)
-    assert isinstance(auth.verify(made), Claims)
-    assert (auth.hits, auth.cached) == (0, 0)
-
-
-def test_without_a_cache_every_token_is_verified():
-    auth = authenticator(cache_size=0)
-    auth.verify(token())
-    auth.verify(token())
-    assert (auth.hits, auth.misses, auth.cached) == (0, 2, 0)
-
-
-def test_new_keys_forget_the_tokens_of_the_old_ones():
-    auth = authenticator()
-    made = token()
-    assert isinstance(auth.verify(made), Claims)
-    auth.reload(Jwt(secret_key="another secret, also long enough"))
-    assert why(auth.verify(made)) == "signature"
+# --- other keys -------------------------------------------------------------------------------------------------------
 
 
 def test_keys_that_cannot_be_used_leave_the_old_ones(tmp_path):
