@@ -70,6 +70,7 @@ class Actions:
         self._unanswered: dict[int, bool] = {}  # upgrades without Admit or Refuse; True = a token was accepted
         self._publishing: set[asyncio.Task[None]] = set()
         self.fresh = FreshSessions()
+        self.tells = False  # whether each connection's fate is logged; the pump sets it once a batch
         self.by_type: dict[type, Act] = {
             Reply: self._reply,
             Send: self._send,
@@ -114,7 +115,8 @@ class Actions:
         if verified and action.close is None:
             self._counters.auth_success += 1
         end, protocol = action.close, action.subprotocol
-        log.debug("connection %d: admitted as %s, close %s", conn, action.user, end)
+        if self.tells:
+            log.debug("connection %d: admitted as %s, close %s", conn, action.user, end)
         self._commands.append((ADMIT, conn, action.session, action.user, action.rooms, action.texts, protocol, end))
 
     def _refuse(self, conn: int, action: Refuse) -> None:

@@ -57,6 +57,7 @@ class Clients:
         self._waiting: dict[int, deque[Event]] = {}  # connections with a Call on its way, and what they sent meanwhile
         self._calls: set[asyncio.Task[None]] = set()
         self._now = 0.0
+        self._tells = False  # whether each connection's fate is logged; asked once a batch
         self._begin: dict[int, Callable[[Any], Steps]] = {
             UPGRADE: self._begin_upgrade,
             MESSAGE: self._begin_message,
@@ -67,6 +68,7 @@ class Clients:
     def pump(self) -> None:
         """Serves one batch of events."""
         self._now = time.time()
+        self._tells = self._actions.tells = log.isEnabledFor(logging.DEBUG)
         if self._actions.fresh.any:
             self._actions.fresh.age(time.monotonic())
         for event in self._engine.drain(BATCH_MAX):
@@ -98,10 +100,13 @@ class Clients:
     def _begin_upgrade(self, event: UpgradeEvent) -> Steps:
         _, conn, peer, target, values = event
         self._actions.expect_answer(conn)
-        log.debug("connection %d: upgrade from %s", conn, peer)
+        if self._tells:
+            log.debug("connection %d: upgrade from %s", conn, peer)
         path, query = split_target(target)
-        named = zip(self._header_names, values, strict=True)
-        headers = {name: value.decode("latin-1") for name, value in named if value is not None}
+        headers: dict[str, str] = {}
+        for name, value in zip(self._header_names, values, strict=True):
+            if value is not None:
+                headers[name] = value.decode("latin-1")
         return self._profile.on_open(Upgrade(conn, self._engine.uuid(conn), peer, path, query, headers, self._now))
 
     def _begin_message(self, event: MessageEvent) -> Steps:
@@ -110,7 +115,8 @@ class Clients:
 
     def _begin_close(self, event: ClosedEvent) -> Steps:
         _, conn, data, code = event
-        log.debug("connection %d: closed with %d", conn, code)
+        if self._tells:
+            log.debug("connection %d: closed with %d", conn, code)
         return self._profile.on_close(self._session(conn, data), code)
 
     def _begin_failure(self, event: FailedEvent) -> Steps:
@@ -192,11 +198,13 @@ class Clients:
 def split_target(target: bytes) -> tuple[str, dict[str, str]]:
     """Path and query of a request target. A name with two values has none: nobody may choose which one counts."""
     path, _, rest = target.decode("utf-8", "replace").partition("?")
+    is_quoted = "%" in rest or "+" in rest
     query: dict[str, str] = {}
     for field in rest.split("&", QUERY_FIELDS_MAX)[:QUERY_FIELDS_MAX]:
         name, _, value = field.partition("=")
         if name:
-            name, value = _unquote(name), _unquote(value)
+            if is_quoted:
+                name, value = _unquote(name), _unquote(value)
             query[name] = value if query.get(name, value) == value else ""
     return path, query
 

@@ -47,6 +47,13 @@ ID_CHARS_MAX = 256
 CLAIM_ROOMS_MAX = 256
 # Frames that only the gateway may send: a client that could publish them would speak in its name
 SERVER_TYPES = frozenset({"connected", "error", "joined", "left", "pong", "typing"})
+# The payload of `connected`, in the original's order
+NOTHING_SHOWN = dict.fromkeys(
+    ("conn_id", "user_id", "brand_id", "role", "user_type", "device", "tags", "tz", "channel", "room_id"), ""
+)
+# Shown from the token if it says something, else from the query: name in the payload and the query, name of the claim
+SHOWN_CLAIMS = (("brand_id", "brand_id"), ("role", "role"), ("user_type", "type"))
+SHOWN_QUERY = ("device", "tags", "tz", "channel")
 # Separates the fields of a session. No field may hold a control character
 FIELD = "\x1f"
 # No client can name these rooms (see ROOM_NAME): who has left `user:7` is in `@7` and still gets what is for user 7.
@@ -80,8 +87,10 @@ class Identity:
     joined: frozenset[str] = frozenset()  # kept only for `rooms.typing_requires_join`
 
     def pack(self) -> bytes:
-        fields = (self.user, self.brand, self.kind, "1" if self.agent else "", self.subject)
-        return FIELD.join((*fields, " ".join(sorted(self.granted)), " ".join(sorted(self.joined)))).encode()
+        granted = " ".join(sorted(self.granted)) if self.granted else ""
+        joined = " ".join(sorted(self.joined)) if self.joined else ""
+        agent = "1" if self.agent else ""
+        return FIELD.join((self.user, self.brand, self.kind, agent, self.subject, granted, joined)).encode()
 
     @classmethod
     def unpack(cls, session: bytes) -> "Identity":
@@ -104,6 +113,8 @@ class AttchatGateway:
         self._rules = rules
         self._pong_second = -1
         self._pong = b""
+        self._stamp_second = -1
+        self._stamp = ""
 
     def on_open(self, upgrade: Upgrade) -> Steps:
         if not self._is_origin_allowed(upgrade.headers.get("origin", "")):
@@ -124,23 +135,32 @@ class AttchatGateway:
         return not origin or not allowed or origin in allowed
 
     def _admit(self, upgrade: Upgrade, claims: Mapping[str, Any], user: str) -> Admit:
-        shown = _shown(upgrade, claims, user)
-        if shown["room_id"] and not ROOM_NAME.fullmatch(shown["room_id"]):
+        room = upgrade.query.get("room_id", "")
+        if room and not ROOM_NAME.fullmatch(room):
             return _rejection("INVALID_ROOM", "invalid room_id", upgrade.now)
+        shown = _shown(upgrade, claims, user)
         who = self._identify(upgrade, claims, shown)
         granted = _claim_rooms(claims.get("rooms"))
         rooms = who.default_rooms()
-        texts = [_frame("connected", shown, _seconds(upgrade.now))]
-        if self._admits(who, shown["room_id"]) or shown["room_id"] in granted:
-            rooms.append(shown["room_id"])
-        elif shown["room_id"]:
+        texts = [_frame("connected", shown, self._stamp_at(upgrade.now))]
+        if room and (room in rooms or room in granted or self._admits(who, room)):
+            rooms.append(room)
+        elif room:
             texts.append(ROOM_FORBIDDEN)
-        rooms = list(dict.fromkeys([*rooms, *granted]))
-        who.granted = frozenset(room for room in granted if not self._admits(who, room))
+        if granted:
+            who.granted = frozenset(name for name in granted if not self._admits(who, name))
+        rooms = list(dict.fromkeys(rooms + granted))
         if self._rules.typing_requires_join:
             who.joined = frozenset(rooms)
-        hidden = [USER_ROOM + user] if self._rules.join_policy == "open" else []
-        return Admit(who.pack(), rooms=rooms + hidden, texts=texts, user=user)
+        if self._rules.join_policy == "open":
+            rooms.append(USER_ROOM + user)
+        return Admit(who.pack(), rooms, texts, user)
+
+    def _stamp_at(self, now: float) -> str:
+        """One text serves all who come in a second."""
+        if (second := int(now)) != self._stamp_second:
+            self._stamp_second, self._stamp = second, _seconds(now)
+        return self._stamp
 
     def _identify(self, upgrade: Upgrade, claims: Mapping[str, Any], shown: Mapping[str, str]) -> Identity:
         is_open = self._rules.join_policy == "open"
@@ -154,11 +174,11 @@ class AttchatGateway:
         if not room:
             return False
         policy = self._rules.join_policy
-        if policy == "open" or room in who.granted or room in who.default_rooms():
+        if policy == "open" or (policy != "claims" and room.startswith("chat:")):
             return True
-        if policy == "claims":
-            return False
-        return room.startswith("chat:") or (who.agent and _is_folder_of(who.brand, room))
+        if room in who.granted or room in who.default_rooms():
+            return True
+        return policy != "claims" and who.agent and _is_folder_of(who.brand, room)
 
     def on_message(self, session: Session, payload: bytes, text: bool) -> Steps:
         """Binary messages that hold JSON count like text, as in the original."""
@@ -332,15 +352,14 @@ def _rejection(code: str, message: str, now: float) -> Admit:
 def _shown(upgrade: Upgrade, claims: Mapping[str, Any], user: str) -> dict[str, str]:
     """The payload of `connected`: every value a string, claims before the query."""
     query = upgrade.query
-    return {
-        "conn_id": upgrade.uuid,
-        "user_id": user,
-        "brand_id": _id(claims.get("brand_id")) or _id(query.get("brand_id")),
-        "role": _id(claims.get("role")) or _id(query.get("role")),
-        "user_type": _id(claims.get("type")) or _id(query.get("user_type")),
-        **{key: _id(query.get(key)) for key in ("device", "tags", "tz", "channel")},
-        "room_id": query.get("room_id", ""),
-    }
+    shown = {**NOTHING_SHOWN, "conn_id": upgrade.uuid, "user_id": user, "room_id": query.get("room_id", "")}
+    for key, claim in SHOWN_CLAIMS:
+        if claim in claims or key in query:
+            shown[key] = _id(claims.get(claim)) or _id(query.get(key))
+    for key in SHOWN_QUERY:
+        if key in query:
+            shown[key] = _id(query[key])
+    return shown
 
 
 def _user_id(claim: object) -> str:

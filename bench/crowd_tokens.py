@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tidegate.bench.rig import BRANDS
+from rig import BRANDS
 
 ISSUER = "attchat"  # the contract's default for jwt.allowed_issuers
 LIFETIME_S = 3_600  # longer than any benchmark

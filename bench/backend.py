@@ -11,15 +11,11 @@ import select
 import socket
 import time
 import urllib.request
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from typing import Protocol
-
-import nats
-from nats.js import JetStreamContext
 
 EVENTS_PER_POST = 100  # of the 1,000 that /api/publish takes at once
 FLUSH_S_MAX = 10.0
-CONNECT_S_MAX = 3  # as the doctor waits for a bus
 
 
 class Backend(Protocol):
@@ -53,10 +49,10 @@ TAIL = '"}}'
 class NatsBackend:
     """Publishes into a JetStream stream by its subject, without waiting for each acknowledgement."""
 
-    def __init__(self, port: int, subject: str = "chat.events", host: str = "127.0.0.1") -> None:
+    def __init__(self, port: int, subject: str = "chat.events") -> None:
         self._numbers = Numbers()
         self._subject = subject.encode()
-        self._socket = socket.create_connection((host, port), timeout=FLUSH_S_MAX)
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=FLUSH_S_MAX)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket.sendall(b'CONNECT {"verbose":false,"pedantic":false,"lang":"python","version":"0"}\r\n')
         self._flush()
@@ -113,20 +109,13 @@ class HttpBackend:
 
 
 def add_stream(url: str, name: str, subject: str) -> None:
-    """A JetStream stream that tidegate would not make itself."""
-    _with_jetstream(url, lambda jetstream: jetstream.add_stream(name=name, subjects=[subject]))
+    """A JetStream stream that tidegate does not read: for the limit program's own subject."""
 
+    async def add() -> None:
+        import nats  # noqa: PLC0415 - only the set-up needs it
 
-def delete_stream(url: str, name: str) -> None:
-    _with_jetstream(url, lambda jetstream: jetstream.delete_stream(name))
+        client = await nats.connect(url)
+        await client.jetstream().add_stream(name=name, subjects=[subject])
+        await client.close()
 
-
-def _with_jetstream(url: str, ask: Callable[[JetStreamContext], Awaitable[object]]) -> None:
-    async def connected() -> None:
-        client = await nats.connect(url, allow_reconnect=False, connect_timeout=CONNECT_S_MAX, max_reconnect_attempts=1)
-        try:
-            await ask(client.jetstream(timeout=FLUSH_S_MAX))
-        finally:
-            await client.close()
-
-    asyncio.run(connected())
+    asyncio.run(add())
