@@ -1,0 +1,54 @@
+"""What a connection costs: user memory and CPU for each of many authenticated clients, and how fast they get in.
+
+Every client has a token of its own and is in three rooms: its user's, its brand's (a hundredth of all) and a chat room
+of all. User memory a connection is (VmRSS with all of them - VmRSS of the empty server) / how many, of the whole
+process: engine, Python, token cache. One message to a room of each kind must reach exactly its members; else there is
+no figure.
+"""
+
+import time
+
+from tidegate.bench.rig import BRANDS, Crowd, LostError, Server
+from tidegate.bench.run import Run
+
+ROOM = "chat:all"
+
+
+def measure(run: Run, count: int, settle_s: float) -> None:
+    """`settle_s`: until what a handshake allocated is given back."""
+    with run.progress(run.runs * len(run.names), f"{count:,} connections") as step:
+        for _ in range(run.runs):
+            for name in run.names:
+                _measure_one(run, name, count, settle_s)
+                step(name)
+    run.notes.append(f"{count:,} connections in one process, each in three rooms; every room's message arrived")
+
+
+def _measure_one(run: Run, name: str, count: int, settle_s: float) -> None:
+    """A new process for each run: a used one keeps memory that it would only have to ask for once."""
+    with run.part():
+        server = run.limit(count) if name == "limit" else run.tidegate(count)
+        crowd = run.crowd(server, ROOM, count)
+        time.sleep(settle_s)
+        empty, cpu = server.rss_bytes(), server.cpu_s()
+        crowd.ask("reset")
+        opened = crowd.open(count)
+        cpu = server.cpu_s() - cpu
+        time.sleep(settle_s)
+        memory = server.rss_bytes() - empty
+        _check_rooms(run, server, crowd, count)
+        case = f"{count:,}"
+        run.figures.of(case, "user memory a connection", "bytes", 0).add(name, memory / count)
+        run.figures.of(case, "VmRSS of the empty server", "MiB").add(name, empty / 2**20)
+        run.figures.of(case, "opened", "1/s", 0).add(name, count / opened["seconds"], opened)
+        run.figures.of(case, "server CPU a connection opened", "us").add(name, cpu / count * 1e6)
+
+
+def _check_rooms(run: Run, server: Server, crowd: Crowd, count: int) -> None:
+    expected = {"user:u7": 1, "brand:b3": len(range(3, count, BRANDS)), ROOM: count}
+    for room, members in expected.items():
+        crowd.ask("reset")
+        run.publish(server, room, 1, 128)
+        received = crowd.wait_received(members)["received"]
+        if received != members:
+            raise LostError(f"{server.name}: a message to {room} reached {received} of {members} members")
