@@ -5,7 +5,7 @@ Rule: what is measured is the driver's, how servers and crowds stand is `tidegat
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -19,9 +19,19 @@ __all__ = ["OTHER_WORK_MAX", "RUNS", "BenchRun", "Usage", "main"]
 
 
 class BenchRun(Run):
-    def __init__(self, name: str, about: str, argv: Sequence[str] | None = None, **numbers: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        about: str,
+        argv: Sequence[str] | None = None,
+        choices: Mapping[str, Sequence[str]] | None = None,
+        **numbers: int,
+    ) -> None:
         self.about = about
-        self.options = _options(name, about, numbers).parse_args(argv)
+        parser = _options(name, about, numbers)
+        for choice, words in (choices or {}).items():
+            parser.add_argument(f"--{choice}", choices=words, help="only this one")
+        self.options = parser.parse_args(argv)
         quick: bool = self.options.quick
         super().__init__(name, self.options.runs or (1 if quick else RUNS), quick=quick, only=self.options.only)
         self.nats: rig.Nats | None = None

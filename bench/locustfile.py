@@ -15,11 +15,11 @@ import os
 import time
 from typing import Any
 
-import crowd_tokens
 import gevent
 import websocket
 from locust import User, between, events, task
 from locust.exception import StopUser
+from tidegate.bench.crowd_tokens import mac, tokens
 
 ROOMS = 50  # a user shares each with one in fifty
 CONNECT_S_MAX = 10
@@ -43,7 +43,7 @@ class Member(User):
         number = next(numbers)
         self.room = f"chat:{number % ROOMS}"
         self.waiting: dict[str, float] = {}  # type of the awaited answer -> when it was asked for
-        token = next(crowd_tokens.tokens(os.environ["GATEWAY_JWT_SECRET_KEY"], 1, number))
+        token = next(tokens(mac(os.environ["GATEWAY_JWT_SECRET_KEY"]), 1, number))
         began = time.perf_counter()
         try:
             self.socket = websocket.create_connection(f"{self.host}/ws?token={token}", timeout=CONNECT_S_MAX)

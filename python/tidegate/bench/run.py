@@ -37,6 +37,7 @@ class Run:
         self.notes: list[str] = []
         self.secret = secrets.token_hex(32)
         self.directory = Path()
+        self._signers: dict[str, crowd_tokens.Signer] = {}
         self.began = Usage.now()
         self.lasting = contextlib.ExitStack()  # until the end of the run
         self._stack = contextlib.ExitStack()
@@ -78,22 +79,40 @@ class Run:
         """Of every tidegate of this run, as environment variables."""
         return {}
 
-    def servers(self, connections: int, *limit_options: str) -> list[rig.Server]:
-        """The limit first: where only it is asked for, tidegate need not even be built."""
+    def servers(self, connections: int, *limit_options: str, **settings: str) -> list[rig.Server]:
+        """The limit first: where only it is asked for, tidegate need not even be built. `settings` are tidegate's."""
         found: list[rig.Server] = []
         if "limit" in self.names:
             found.append(self.limit(connections, *limit_options))
         if "tidegate" in self.names:
-            found.append(self.tidegate(connections))
+            found.append(self.tidegate(connections, 0, **settings))
         return found
 
+    def signer(self, algorithm: str) -> crowd_tokens.Signer:
+        """One key an algorithm and run."""
+        if algorithm not in self._signers:
+            self._signers[algorithm] = crowd_tokens.signer(algorithm, self.secret)
+        return self._signers[algorithm]
+
+    def token_file(self, algorithm: str, count: int, progress: Callable[[int], object] = lambda done: None) -> Path:
+        path = self.directory / f"tokens-{algorithm}-{count}"
+        if not path.exists():
+            crowd_tokens.write(path, self.signer(algorithm), count, progress=progress)
+        return path
+
     def crowd(
-        self, server: rig.Server, room: str, connections: int, tokens: int = 0, *, nice: int = 0, in_flight: int = 0
+        self,
+        server: rig.Server,
+        room: str,
+        connections: int,
+        tokens: int = 0,
+        *,
+        algorithm: str = "HS256",
+        nice: int = 0,
+        in_flight: int = 0,
     ) -> rig.Crowd:
         """A generator for up to `connections` clients at once, with so many distinct tokens (default: one each)."""
-        path = self.directory / f"tokens-{tokens or connections}"
-        if not path.exists():
-            crowd_tokens.write(path, self.secret, tokens or connections)
+        path = self.token_file(algorithm, tokens or connections)
         program = self.programs["tidegate-loadgen"]
         crowd = rig.Crowd(program, server, room, connections, path, nice=nice, in_flight=in_flight)
         return self._stack.enter_context(crowd)
