@@ -29,7 +29,7 @@ pub struct Engine {
 impl Engine {
     /// Binds the port and starts the shards; clients are served from here on.
     pub fn start(options: EngineOptions) -> Result<Engine, StartError> {
-        heap::keep_batches();
+        heap::prepare();
         let trusted = Networks::parse(&options.proxy_trusted).map_err(StartError::Option)?;
         let tls = options.tls.as_ref().map(|pem| tls::config(&pem.certificate, &pem.key)).transpose();
         let tls = tls.map_err(StartError::Option)?;
