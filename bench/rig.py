@@ -73,6 +73,8 @@ class Nats(Process):
         super().__init__(
             [binary, "-a", "127.0.0.1", "-p", str(self.port), "-js", "-sd", self.store], stdout=subprocess.DEVNULL
         )
+
+    def await_ready(self) -> None:
         deadline = time.monotonic() + START_S_MAX
         while not self._answers():
             self.check()

@@ -378,5 +378,56 @@ def doctor(*, profile_name: str, config_file: Path | None, assignments: tuple[st
     return report(loaded.settings, _bus_url(spec, loaded), load_test=load_test)
 
 
+# --- bench ------------------------------------------------------------------------------------------------------------
+
+BENCH_ROWS = ("connections", "handshakes", "fanout", "latency")
+
+
+@main.command()
+@click.argument("row", metavar="[ROW]", type=click.Choice([*BENCH_ROWS, "all"]), default="all")
+@click.option("--connections", type=click.IntRange(100, 1_000_000), help="To hold, and handshakes a run.  [10,000]")
+@click.option("--members", type=click.IntRange(1, 1_000_000), help="Of the room that gets the messages.  [1,000]")
+@click.option("--seconds", type=click.IntRange(1, 600), help="Of messages for each latency.  [3]")
+@click.option("--runs", type=click.IntRange(1, 99), help="The median of so many is shown.  [3]")
+@click.option("--nats", metavar="URL", help="Latency over this nats-server instead of POST /api/publish.")
+@click.option(
+    "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures there too."
+)
+@click.option("--quick", is_flag=True, help="Tiny, in seconds: shows that it works, not how fast.")
+def bench(*, row: str, quick: bool, json_file: Path | None, nats: str | None, **sizes: int | None) -> int:
+    """Measures tidegate on this machine beside the least that a WebSocket server can do here, and judges it.
+
+    \b
+    ROW is one of
+      connections  holds N authenticated clients, none lost; memory for each
+      handshakes   as many as it can, with a fresh token each; CPU for each
+      fanout       one message to each member of a room; CPU for a delivery
+      latency      from a publish to the client's read, 100 messages a second
+      all          the four of them, about a minute
+
+    The limit program sends the same messages to as many clients from raw epoll, with no tokens and no rules: its CPU is
+    the kernel's own price, and a ratio of 1.1 says that tidegate adds a tenth to it. Clients, gateway and limit
+    program are all on this machine and use no setting of yours. Exit code 1: a figure is worse than its goal, or a
+    connection or message was lost. 2: this machine can't run it; the message says the cure.
+
+    \b
+    Examples:
+      tidegate bench
+      tidegate bench connections --connections 100000 --runs 1
+      tidegate bench latency --nats nats://localhost:4222
+      tidegate bench --json before.json && echo every goal is reached
+    """
+    from tidegate.bench.command import Asked, run  # noqa: PLC0415
+
+    defaults = BENCH_QUICK if quick else BENCH_SIZES
+    chosen = {name: size if size is not None else defaults[name] for name, size in sizes.items()}
+    rows = BENCH_ROWS if row == "all" else (row,)
+    return run(Asked(rows=rows, quick=quick, nats=nats, json=json_file, **chosen))
+
+
+BENCH_SIZES = {"connections": 10_000, "members": 1_000, "seconds": 3, "runs": 3}
+BENCH_QUICK = {"connections": 500, "members": 100, "seconds": 1, "runs": 1}
+
+
 if __name__ == "__main__":
     main()

@@ -122,8 +122,13 @@ def delete_stream(url: str, name: str) -> None:
 
 
 def _with_jetstream(url: str, ask: Callable[[JetStreamContext], Awaitable[object]]) -> None:
+    async def silence(_: Exception) -> None:
+        """The library would print it; whoever called is told."""
+
     async def connected() -> None:
-        client = await nats.connect(url, allow_reconnect=False, connect_timeout=CONNECT_S_MAX, max_reconnect_attempts=1)
+        client = await nats.connect(
+            url, allow_reconnect=False, connect_timeout=CONNECT_S_MAX, max_reconnect_attempts=1, error_cb=silence
+        )
         try:
             await ask(client.jetstream(timeout=FLUSH_S_MAX))
         finally:

@@ -29,7 +29,6 @@ class Figure:
     samples: dict[str, list[float]] = field(default_factory=dict)  # server name -> one value a run
     withheld: dict[str, int] = field(default_factory=dict)  # runs that the generator limited
     full: dict[str, int] = field(default_factory=dict)  # runs in which server and generator filled the machine
-    absent: dict[str, str] = field(default_factory=dict)  # server name -> why it has no value here
 
     def add(self, server: str, value: float, load: Mapping[str, Any] | None = None) -> None:
         """`load` is the generator's answer; give it for rates."""
@@ -60,7 +59,6 @@ class Figure:
             "runs": self.samples,
             "generator_bound_runs": {server: count for server, count in self.withheld.items() if count},
             "machine_full_runs": {server: count for server, count in self.full.items() if count},
-            **({"not_measured": self.absent} if self.absent else {}),
         }
 
 
@@ -78,8 +76,8 @@ class Figures:
 
 
 def show(title: str, figures: Sequence[Figure], notes: Sequence[str]) -> None:
-    servers = list(dict.fromkeys(server for figure in figures for server in (*figure.samples, *figure.absent)))
-    servers.sort(key=lambda name: name != "tidegate")
+    servers = list(dict.fromkeys(server for figure in figures for server in figure.samples))
+    servers.sort(key=lambda name: (name != "tidegate", name != "limit"))
     if any(count for figure in figures for count in figure.full.values()):
         notes = [*notes, FULL]
     table = Table(title=title, title_justify="left", caption="\n".join(notes), caption_justify="left")
@@ -90,7 +88,7 @@ def show(title: str, figures: Sequence[Figure], notes: Sequence[str]) -> None:
     table.add_column("tidegate / limit", justify="right")
     for figure in figures:
         ratio = figure.ratio()
-        cells = [_cell(figure, server) for server in servers]
+        cells = [cell(figure, server) for server in servers]
         name = escape(f"{figure.name} [{figure.unit}]")
         table.add_row(figure.case, name, *cells, "" if ratio is None else f"{ratio:.2f}")
     console = Console()
@@ -102,9 +100,7 @@ FULL = "* the cores were full: server, clients and NATS shared them, so the rate
 TABLE_COLUMNS_MIN = 130  # where the output is no terminal, rich would wrap at 80
 
 
-def _cell(figure: Figure, server: str) -> str:
-    if server in figure.absent:
-        return "not measured"
+def cell(figure: Figure, server: str) -> str:
     if figure.is_withheld(server):
         return "generator-bound"
     value = figure.value(server)

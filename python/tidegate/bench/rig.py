@@ -42,6 +42,8 @@ DESCRIPTORS_MAX = 1 << 30  # where there is no limit
 DESCRIPTORS_OWN = 1_000  # of a thread's table, beside its connections: far more than it needs
 SPREAD = 0.8  # of a table: SO_REUSEPORT deals connections out at random, 16,000 +- 5 x 126 of 20,000
 ONE_THREAD_MAX = 1_000  # a larger crowd gets two, so that one thread is not what is measured
+# In the wheel the limit program has the engine's allocator, whose huge pages would be 2 KB of each connection of 10,000
+WITHOUT_HUGE_PAGES = {"MIMALLOC_ALLOW_THP": "0"}
 # Settings that whoever runs this has for gateways of their own
 FOREIGN_SETTINGS = ("GATEWAY_", "LOG_", "APP_", "TIDEGATE_")
 
@@ -148,7 +150,15 @@ class Process:
             raise RigError(str(answer["error"]))
         return answer
 
+    def await_ready(self) -> None:
+        """Until it serves; whoever does not says why."""
+
     def __enter__(self) -> Self:
+        try:
+            self.await_ready()
+        except BaseException:  # Ctrl-C too: what was started must not stay
+            self.close()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -166,17 +176,16 @@ class Server(Process, ABC):
     def url(self, room: str) -> str:
         """Template for the generator: client i, in its user's room, its brand's and `room`."""
 
-    def crowd_options(self, room: str) -> Sequence[str]:
-        """Of the generator, after its own: what else a client must do to be in `room`."""
-        return ()
-
 
 class Limit(Server):
     name = "limit"
 
     def __init__(self, program: Sequence[str], threads: int, *options: str) -> None:
         command = [*program, "--threads", str(threads), "--seconds-max", str(RUN_S_MAX), *options]
-        super().__init__(command, name="the limit program", stdout=subprocess.PIPE)
+        super().__init__(command, WITHOUT_HUGE_PAGES, name="the limit program", stdout=subprocess.PIPE)
+        self.control: socket.socket | None = None
+
+    def await_ready(self) -> None:
         ready = self.read_json()
         self.port = int(ready["port"])
         self.control = socket.create_connection(("127.0.0.1", ready["control"]), timeout=PUBLISH_S_MAX)
@@ -187,6 +196,8 @@ class Limit(Server):
         return f"ws://127.0.0.1:{self.port}/ws?token={{token}}&rooms={rooms}"
 
     def ask(self, command: str) -> Answer:
+        if self.control is None:
+            raise RigError(f"{self.program} was asked before it was ready")
         self.control.sendall(command.encode() + b"\n")
         answer: Answer = json.loads(self.answers.readline() or '{"error":"the limit program ended"}')
         if "error" in answer:
@@ -194,8 +205,9 @@ class Limit(Server):
         return answer
 
     def close(self) -> None:
-        self.answers.close()
-        self.control.close()
+        if self.control is not None:
+            self.answers.close()
+            self.control.close()
         super().close()
 
 
@@ -222,7 +234,6 @@ class Tidegate(Server):
         self.directory = tempfile.mkdtemp(prefix="tidegate-bench-")  # with no config.yaml that would be read
         command = [sys.executable, "-m", "tidegate.cli", "serve", "--profile", "attchat-gateway"]
         super().__init__(command, environment, name="tidegate", cwd=self.directory)
-        self._wait_until_ready()
 
     def url(self, room: str) -> str:
         return f"ws://127.0.0.1:{self.port}/ws?token={{token}}&room_id={room}"
@@ -236,7 +247,7 @@ class Tidegate(Server):
             stats: Answer = json.load(answer)
         return stats
 
-    def _wait_until_ready(self) -> None:
+    def await_ready(self) -> None:
         deadline = time.monotonic() + START_S_MAX
         while time.monotonic() < deadline:
             self.check()
@@ -246,9 +257,7 @@ class Tidegate(Server):
             ):
                 return
             time.sleep(0.05)  # another process's readiness can only be asked
-        said = self.said()
-        self.close()
-        raise RigError(f"tidegate was not ready after {START_S_MAX:.0f} s:\n{said}")
+        raise RigError(f"tidegate was not ready after {START_S_MAX:.0f} s:\n{self.said()}")
 
 
 class Crowd(Process):
@@ -271,7 +280,6 @@ class Crowd(Process):
         command += ["--threads", str(client_threads_for(connections))]
         command += ["--server-pid", str(server.pid), "--seconds-max", str(RUN_S_MAX)]
         command += ["--welcome", "yes" if server.greets else "no"]
-        command += server.crowd_options(room)
         command += ["--in-flight", str(in_flight)] if in_flight else []
         command = ["nice", f"-n{nice}", *command] if nice else command
         super().__init__(command, name="the load generator", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
