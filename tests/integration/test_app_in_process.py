@@ -8,14 +8,18 @@ from typing import Any
 import jwt
 import orjson
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tidegate import profiles
 from tidegate.app import App
 from tidegate.config import Settings
 from tidegate.config.settings import Jwt, Metrics, Nats, Server, Ws
 from websockets.asyncio.client import ClientConnection, connect
 
-SECRET = "a-secret-of-the-tests-that-is-long-enough-0123456789"
-TOKEN = jwt.encode({"user_id": "7", "iss": "attchat"}, SECRET, "HS256")
+# not HS256: only tokens that take long to verify are remembered
+SIGNER = Ed25519PrivateKey.generate()
+PUBLIC_KEY = SIGNER.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+TOKEN = jwt.encode({"user_id": "7", "iss": "attchat"}, SIGNER, "EdDSA")
 ANSWER_S_MAX = 40
 
 # Above the 32 members up to which the engine writes at once: only a larger room makes a backlog
@@ -28,7 +32,7 @@ async def app(bus: str, **ws: Any) -> AsyncIterator[App]:
     settings = Settings(
         server=Server(host="127.0.0.1", port=0),
         metrics=Metrics(enabled=False),
-        jwt=Jwt(secret_key=SECRET),
+        jwt=Jwt(public_key=PUBLIC_KEY),
         nats=Nats(url=f"memory:{bus}"),
         ws=Ws(**ws),
     )
