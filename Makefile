@@ -5,7 +5,7 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
-RUST_SOURCES := $(shell find rust_core/hub rust_core/net rust_core/py bench -name '*.rs' -o -name Cargo.toml | grep -v /target/) Cargo.toml Cargo.lock
+RUST_SOURCES := $(shell find rust_core/hub rust_core/bus rust_core/net rust_core/py bench -name '*.rs' -o -name Cargo.toml | grep -v /target/) Cargo.toml Cargo.lock
 CARGO_TARGET_DIR ?= target
 export CARGO_TARGET_DIR
 
@@ -59,7 +59,7 @@ test: setup ## All tests: cargo and pytest, against real servers
 	@$(BIN)/pytest
 
 test-quick: tools $(VENV)/.extension $(VENV)/.dev ## The tests that need no server, in seconds
-	@cargo test --package tidegate-hub --lib --quiet
+	@cargo test --package tidegate-hub --package tidegate-bus --lib --quiet
 	@$(BIN)/pytest tests/unit tests/profiles tests/test_tidy.py
 
 lint: setup ## Formatting, clippy, ruff, mypy, stubtest, purity of the hub

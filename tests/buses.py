@@ -69,6 +69,17 @@ class Gateway:
         self.batches.append(len(messages))
         self._changed.set()
 
+    def offer(self, messages: Sequence[BusMessage]) -> bool:
+        """Takes what it can take at once."""
+        if not self.gate.is_set() or self.failure:
+            return False
+        assert self.inside == 0, "offered beside a hand-over"
+        self.entered += len(messages)
+        self.messages += messages
+        self.batches.append(len(messages))
+        self._changed.set()
+        return True
+
     def receive(self, data: bytes) -> None:
         self.broadcasts.append(data)
         self._changed.set()
@@ -187,7 +198,7 @@ async def ignore(error: Exception) -> None:
 @contextlib.asynccontextmanager
 async def consuming(bus: Bus, gateway: Gateway) -> AsyncIterator["asyncio.Task[None]"]:
     """A bus that runs and is ready; cancelled at the end as a draining gateway does it."""
-    task = asyncio.create_task(bus.run(gateway.deliver, gateway.receive))
+    task = asyncio.create_task(bus.run(gateway.deliver, gateway.receive, gateway.offer))
     try:
         await until(lambda: bus.is_ready() or task.done())
         yield task

@@ -37,6 +37,47 @@ def run_loadgen(arguments: Sequence[str]) -> None:
     """The load generator of the benchmarks (`bench/loadgen`), until stdin ends; for a process of its own, as `run_limit`."""
 
 @final
+class Messages:
+    """Bus messages of one stream in its order, kept natively."""
+
+    def __len__(self) -> int: ...
+    @property
+    def payload_bytes(self) -> int: ...
+    @property
+    def last(self) -> int:
+        """The sequence of the newest."""
+
+    def get(self, index: int) -> tuple[str, bytes, int] | None:
+        """Subject, payload and sequence of one."""
+
+    def acknowledgements(self) -> bytes:
+        """What acknowledges each of them, as the NATS wire wants it."""
+
+@final
+class Rule:
+    """Where a plain event goes: see `tidegate.profile.BusRule`."""
+
+    def __new__(cls, room: str, user: str, exclude: str, user_rooms: Sequence[str]) -> Rule: ...
+
+@final
+class Intake:
+    """Cuts what a NATS server sends into frames and keeps the messages of the JetStream consumers it watches."""
+
+    def __new__(cls) -> Intake: ...
+    def watch(self, sid: int, first: int, last: int) -> None:
+        """From now on keeps what comes for the subscription: `first` is the consumer's next number, `last` the newest
+        sequence that was handed over."""
+
+    def forget(self, sid: int) -> None: ...
+    def take(self, data: bytes) -> tuple[bytes, list[int]]:
+        """Takes what the server sent. Returns what is for the library, in whole frames, and the subscriptions that
+        something came for."""
+
+    def arrived(self, sid: int) -> tuple[list[Messages], int, int, int, int, int | None] | None:
+        """Batches since the last call; how many messages came in all, the consumer's next number, how many messages
+        follow, how many had no position, and the number that came instead of the next, which ends it."""
+
+@final
 class Engine:
     """Shard threads with their listeners, connections and rooms."""
 
@@ -64,6 +105,13 @@ class Engine:
 
         Commands for a connection that is gone are ignored. Returns `pressed()`.
         Raises TypeError, ValueError or OverflowError for a malformed command; none of the batch is carried out then.
+        """
+
+    def publish(self, messages: Messages, first: int, rule: Rule) -> tuple[int, int, int, bool]:
+        """Hands the plain messages from `first` on to their rooms, up to one that is not plain; one submission.
+
+        Returns the number of publishes, the first message that the profile must be asked about and the one after the last
+        of those (both `len(messages)` when all were plain), and `pressed()`.
         """
 
     def pressed(self) -> bool:

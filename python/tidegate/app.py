@@ -163,7 +163,7 @@ class App:
         asyncio.get_running_loop().add_reader(engine.fileno(), gateway.pump)
         if self.bus is not None:
             bus = self.bus
-            self._supervise("bus", lambda: bus.run(gateway.deliver, gateway.receive))
+            self._supervise("bus", lambda: bus.run(gateway.deliver, gateway.receive, gateway.offer))
         log.info("%s serves on port %d, metrics on %s", spec.name, self.port, self.metrics_port or "no port")
 
     def _supervise(self, name: str, run: Callable[[], Awaitable[None]]) -> None:

@@ -225,6 +225,27 @@ class ProfileSpec:
     build: Callable[[Any], Profile]  # Settings -> Profile
 
 
+@dataclass(frozen=True, slots=True)
+class BusRule:
+    """Where a plain event goes, so that the engine can send it there without asking `on_bus`.
+
+    Plain is a JSON object with, at its top, a room or else a user as a string (a user also as an integer), and perhaps
+    an excluded connection. Rule: `on_bus` yields for such an event exactly what is said here, and serves all others.
+    """
+
+    room: str  # key of the room
+    user: str  # key of the user, looked at where there is no room
+    exclude: str  # key of the excluded connection's UUID
+    user_rooms: tuple[str, ...]  # rooms of a user: each of these with the user's name behind it
+
+
+@runtime_checkable
+class HasBusRule(Protocol):
+    """A profile whose plain events need no decision."""
+
+    def bus_rule(self) -> BusRule: ...
+
+
 @runtime_checkable
 class HasWelcome(Protocol):
     """A profile that describes itself at `/` and `/health` in the original's words."""

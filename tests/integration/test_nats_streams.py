@@ -5,7 +5,9 @@ import secrets
 from typing import Any
 
 import pytest
+from nats.aio.client import Client
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+from tidegate.buses._tap import tap_on
 
 from tests.buses import Gateway, NatsBackend, backend_on, consuming, numbered, until
 from tests.servers import NatsServer
@@ -152,3 +154,17 @@ async def test_a_shared_consumer_of_the_wrong_kind_is_left_alone_and_its_cure_lo
         run.cancel()
         await asyncio.wait([run])
         assert (await manager.consumer_info(backend.stream, name)).config.ack_policy == AckPolicy.NONE
+
+
+async def test_the_installed_client_library_can_be_tapped_and_goes_on_working(calm_nats_server: NatsServer) -> None:
+    client = Client()
+    await client.connect([calm_nats_server.url], allow_reconnect=False)
+    try:
+        tap = await tap_on(client)
+        assert tap is not None, "the library changed: every message takes the slow way"
+        assert await tap_on(client) is tap
+        subscription = await client.subscribe("tapped.subject")
+        await client.publish("tapped.subject", b"still read")
+        assert (await subscription.next_msg(timeout=5)).data == b"still read"
+    finally:
+        await client.close()

@@ -4,12 +4,12 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
-from tidegate._core import CLOSED, MESSAGE, UPGRADE
+from tidegate._core import CLOSED, MESSAGE, UPGRADE, Messages, Rule
 from tidegate.counters import GatewayCounters
 from tidegate.engine import Command, Event
 from tidegate.errors import BusError
 from tidegate.gateway import Gateway
-from tidegate.profile import Action, Admit, BusMessage, Claims, ProfileSpec, Rejected, Session, Steps, Upgrade
+from tidegate.profile import Action, Admit, BusMessage, BusRule, Claims, ProfileSpec, Rejected, Session, Steps, Upgrade
 
 GOOD_TOKEN = "good"
 
@@ -35,6 +35,9 @@ class FakeEngine:
         self.batches += 1
         return self.is_pressed
 
+    def publish(self, messages: Messages, first: int, rule: Rule) -> tuple[int, int, int, bool]:
+        raise AssertionError("none of these profiles has a rule")
+
     def pressed(self) -> bool:
         return self.is_pressed
 
@@ -55,7 +58,7 @@ class FakeBus:
     def is_ready(self) -> bool:
         return True
 
-    async def run(self, deliver: Any, receive: Any) -> None: ...
+    async def run(self, deliver: Any, receive: Any, offer: Any = None) -> None: ...
 
     async def publish(self, subject: str, data: bytes) -> None:
         if self.fails:
@@ -117,11 +120,19 @@ class Bench:
         on_message: Callable[[Session, bytes, bool], Any] | None = None,
         on_bus: Callable[[BusMessage], Any] | None = None,
         on_close: Callable[[Session, int], Any] | None = None,
+        bus_rule: Callable[[], BusRule] | None = None,
+        engine: FakeEngine | None = None,
         upstreams: dict[str, Callable[[str, Any], Awaitable[Any]]] | None = None,
     ) -> None:
-        self.engine, self.bus, self.counters = FakeEngine(), FakeBus(), GatewayCounters()
+        self.engine, self.bus, self.counters = engine or FakeEngine(), FakeBus(), GatewayCounters()
         profile = FakeProfile()
-        replaced = {"on_open": on_open, "on_message": on_message, "on_bus": on_bus, "on_close": on_close}
+        replaced = {
+            "on_open": on_open,
+            "on_message": on_message,
+            "on_bus": on_bus,
+            "on_close": on_close,
+            "bus_rule": bus_rule,
+        }
         for name, method in replaced.items():
             if method is not None:
                 setattr(profile, name, method)

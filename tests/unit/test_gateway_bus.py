@@ -5,17 +5,19 @@ import time
 from typing import Any
 
 import pytest
-from tidegate._core import PUBLISH, SEND
+from tidegate._core import PUBLISH, SEND, Intake, Messages, Rule
+from tidegate.buses import Arrived
 from tidegate.gateway import broadcast
 from tidegate.profile import (
     Action,
     BusMessage,
+    BusRule,
     Publish,
     Reply,
     Send,
 )
 
-from tests.unit.gateway_fakes import Bench, answering, bus_message, settled
+from tests.unit.gateway_fakes import Bench, FakeEngine, answering, bus_message, settled
 
 # --- from the bus -----------------------------------------------------------------------------------------------------
 
@@ -135,3 +137,78 @@ async def test_junk_between_nodes_is_counted_and_nothing_else(data: bytes) -> No
     await settled()
     assert bench.engine.taken() == []
     assert bench.counters.errors["broadcast_decode"] == 1
+
+
+# --- batches that stay native -----------------------------------------------------------------------------------------
+
+
+def arrived(*events: bytes) -> Arrived:
+    intake = Intake()
+    intake.watch(1, 1, 0)
+    for number, data in enumerate(events, 1):
+        reply = f"$JS.ACK.CHAT.gateway.1.{number}.{number}.1700000000000000000.0"
+        intake.take(f"MSG chat.events 1 {reply} {len(data)}\r\n".encode() + data + b"\r\n")
+    seen = intake.arrived(1)
+    assert seen is not None
+    return Arrived("CHAT", seen[0][0], time.perf_counter())
+
+
+class RuledEngine(FakeEngine):
+    """Takes events that begin with `{` for plain, and notes them among the commands."""
+
+    def publish(self, messages: Messages, first: int, rule: Rule) -> tuple[int, int, int, bool]:
+        events = [found[1] for at in range(len(messages)) if (found := messages.get(at))]
+        odd = next((at for at in range(first, len(events)) if events[at][:1] != b"{"), len(events))
+        end = next((at for at in range(odd, len(events)) if events[at][:1] == b"{"), len(events))
+        self.commands += [(PUBLISH, "by rule", data, True, None) for data in events[first:odd]]
+        return odd - first, odd, end, self.is_pressed
+
+
+def ruled() -> Bench:
+    return Bench(
+        engine=RuledEngine(),
+        on_bus=lambda message: [Publish("by profile", message.data)] if message.data != b"nobody" else [],
+        bus_rule=lambda: BusRule("room", "user_id", "exclude", ("user:",)),
+    )
+
+
+async def test_plain_messages_go_by_the_rule_and_the_others_by_the_profile_in_one_order() -> None:
+    bench = ruled()
+    await bench.gateway.deliver(arrived(b"{1}", b"{2}", b"3", b"nobody", b"{5}", b"6"))
+    assert [(command[1], command[2]) for command in bench.engine.taken()] == [
+        ("by rule", b"{1}"),
+        ("by rule", b"{2}"),
+        ("by profile", b"3"),
+        ("by rule", b"{5}"),
+        ("by profile", b"6"),
+    ]
+    assert bench.counters.messages_from_bus == 6
+    assert bench.counters.broadcasts == 5
+    assert sum(bench.counters.latency_counts) == 6
+
+
+async def test_without_a_rule_the_profile_is_asked_about_each() -> None:
+    bench = Bench(on_bus=lambda message: [Publish("by profile", message.data)])
+    await bench.gateway.deliver(arrived(b"{1}", b"2"))
+    assert [command[1] for command in bench.engine.taken()] == ["by profile", "by profile"]
+
+
+async def test_an_offer_is_taken_unless_the_engine_is_pressed() -> None:
+    bench = ruled()
+    assert bench.gateway.offer(arrived(b"{1}"))
+    assert len(bench.engine.taken()) == 1
+    bench.engine.is_pressed = True
+    assert not bench.gateway.offer(arrived(b"{2}"))
+    assert bench.engine.taken() == []
+    assert bench.counters.messages_from_bus == 1
+
+
+async def test_a_native_batch_waits_too_while_the_engine_is_pressed() -> None:
+    bench = ruled()
+    bench.engine.is_pressed = True
+    delivery = asyncio.create_task(bench.gateway.deliver(arrived(b"{1}")))
+    await settled()
+    assert not delivery.done()
+    bench.engine.is_pressed = False
+    bench.gateway.pump()
+    await delivery

@@ -11,12 +11,27 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeAlias
 
+from tidegate.buses._arrived import Arrived
 from tidegate.errors import unknown_name
 from tidegate.profile import BusMessage
+
+__all__ = [
+    "Arrived",
+    "Bus",
+    "BusSettings",
+    "Deliver",
+    "NatsSettings",
+    "Offer",
+    "Receive",
+    "open_bus",
+    "scheme_of",
+]
 
 # Hand-over to the engine, never two calls at once. It may wait (backpressure: the bus stops fetching within a bound).
 # The batch, of one stream and in its order, is acknowledged when it returns. What it raises ends `run`, unacknowledged.
 Deliver: TypeAlias = Callable[[Sequence[BusMessage]], Awaitable[None]]
+# The same at once, without a turn of the loop: True = taken, to be acknowledged. False = not now, `Deliver` must wait.
+Offer: TypeAlias = Callable[[Sequence[BusMessage]], bool]
 # A message that another node of the same gateway broadcast: opaque bytes, at most once, never our own.
 Receive: TypeAlias = Callable[[bytes], None]
 
@@ -27,9 +42,10 @@ class Bus(Protocol):
     def is_ready(self) -> bool:
         """Whether messages flow right now: `/ready` and `tidegate doctor` ask."""
 
-    async def run(self, deliver: Deliver, receive: Receive) -> None:
-        """Connects, consumes and reconnects until cancelled. Never raises for a backend that is down or lies,
-        unless a setting limits the attempts: then BusError.
+    async def run(self, deliver: Deliver, receive: Receive, offer: Offer | None = None) -> None:
+        """Connects, consumes and reconnects until cancelled. A bus that can may `offer` a batch before it delivers it.
+
+        Never raises for a backend that is down or lies, unless a setting limits the attempts: then BusError.
 
         On cancellation, a batch that `deliver` has accepted is acknowledged first. A later `run` goes on from there.
         """

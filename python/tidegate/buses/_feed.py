@@ -11,8 +11,9 @@ import asyncio
 import contextlib
 import time
 from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import nats.errors
 import orjson
@@ -21,8 +22,12 @@ from nats.aio.msg import Msg
 
 from tidegate.profile import BusMessage
 
-# A message and the subject that acknowledges it.
-Batch = list[tuple[BusMessage, str]]
+
+class Batch(NamedTuple):
+    """What is handed over at once, and the subjects that acknowledge it where we must know them."""
+
+    messages: Sequence[BusMessage]
+    replies: Sequence[str] = ()
 
 
 class FeedLostError(Exception):
@@ -52,7 +57,7 @@ class Feed:
         self._position = position
         self._expected = first  # consumer sequence; None = shared, other nodes get the numbers between
         self._buffer: deque[tuple[BusMessage, str]] = deque()
-        self._taken: Batch = []  # handed over, or about to be, and not yet acknowledged
+        self._taken: Sequence[str] = ()  # replies of what was handed over, or about to be, and not yet acknowledged
         self._last = position.delivered or 0  # stream sequence of the newest message in the buffer
         self._owed = 0  # messages asked for that have not come
         self._requests = 0
@@ -80,10 +85,13 @@ class Feed:
         return not self._lost and self._owed <= 0
 
     async def start(self) -> None:
+        await self._subscribe()
+        await self._request_more()
+
+    async def _subscribe(self) -> None:
         self._subscription = await self._nc.subscribe(
             f"{self._inbox}.*", cb=self._on_message, pending_msgs_limit=0, pending_bytes_limit=0
         )
-        await self._request_more()
 
     async def next_batch(self) -> Batch:
         """Waits for one message and takes what has arrived by then, up to the bounds. Raises FeedLostError."""
@@ -93,24 +101,26 @@ class Feed:
             self._arrived.clear()
             await self._request_more()
             await self._arrived.wait()
-        batch: Batch = []
+        messages: list[BusMessage] = []
+        replies: list[str] = []
         size = 0
-        buffer = self._buffer
-        while buffer and len(batch) < BATCH_MESSAGES_MAX and size < BATCH_BYTES_MAX:
-            batch.append(buffer.popleft())
-            size += len(batch[-1][0].data)
-        self._taken = batch
-        return batch
+        while self._buffer and len(messages) < BATCH_MESSAGES_MAX and size < BATCH_BYTES_MAX:
+            message, reply = self._buffer.popleft()
+            messages.append(message)
+            replies.append(reply)
+            size += len(message.data)
+        self._taken = replies
+        return Batch(messages, replies)
 
     async def acknowledge(self, batch: Batch) -> None:
         """`batch` was handed over. Without a connection only the position knows; the next consumer begins there."""
         position = self._position
-        position.delivered = batch[-1][0].sequence
-        self._taken = []
+        position.delivered = batch.messages[-1].sequence
+        self._taken = ()
         if self._expected is None:
-            remember(position.seen, batch)
+            remember(position.seen, batch.messages)
         try:
-            for _, reply in batch:
+            for reply in batch.replies:
                 await self._nc.publish(reply)
             await self._request_more()
         except (nats.errors.Error, OSError) as error:
@@ -139,18 +149,22 @@ class Feed:
         """Other nodes get what is ours and was not handed over, without waiting for the ack wait."""
         async with asyncio.timeout(HAND_BACK_S_MAX):
             await self._subscription.drain()  # type: ignore[no-untyped-call]  # what is still on its way to us, too
-        for _, reply in (*self._taken, *self._buffer):
+        for reply in (*self._taken, *(reply for _, reply in self._buffer)):
             await self._nc.publish(reply, b"-NAK")
 
     async def _request_more(self) -> None:
-        if self._lost:
-            return
-        while self._owed + len(self._buffer) + PULL_MESSAGES <= AHEAD_MAX:
-            if self._owed <= 0:
-                self._heard_at = time.monotonic()
-            self._owed += PULL_MESSAGES
-            self._requests += 1
-            await self._nc.publish(self._pull_subject, self._pull, reply=f"{self._inbox}.{self._requests}")
+        while reply := self._next_request(len(self._buffer)):
+            await self._nc.publish(self._pull_subject, self._pull, reply=reply)
+
+    def _next_request(self, waiting: int) -> str:
+        """The inbox of one more pull request; "" while as many are under way as `waiting` messages allow."""
+        if self._lost or self._owed + waiting + PULL_MESSAGES > AHEAD_MAX:
+            return ""
+        if self._owed <= 0:
+            self._heard_at = time.monotonic()
+        self._owed += PULL_MESSAGES
+        self._requests += 1
+        return f"{self._inbox}.{self._requests}"
 
     async def _on_message(self, message: Msg) -> None:
         self._heard_at = time.monotonic()
@@ -204,8 +218,8 @@ class Feed:
             self.fail(f"status {status} {text}".strip())
 
 
-def remember(seen: OrderedDict[int, None], batch: Batch) -> None:
-    for message, _ in batch:
+def remember(seen: OrderedDict[int, None], messages: Sequence[BusMessage]) -> None:
+    for message in messages:
         seen[message.sequence] = None
     while len(seen) > SEEN_MAX:
         seen.popitem(last=False)

@@ -18,7 +18,10 @@ import nats.errors
 import orjson
 from nats.aio.client import Client
 
+from tidegate.buses import Offer
 from tidegate.buses._feed import AHEAD_MAX, SECOND_NS, Feed, Position
+from tidegate.buses._tap import tap_on
+from tidegate.buses._tapped import TappedFeed
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +63,7 @@ class Durable:
         return config
 
 
-async def open_feed(nc: Client, durable: Durable, position: Position) -> "Feed":
+async def open_feed(nc: Client, durable: Durable, position: Position, offer: Offer | None) -> Feed:
     """Makes what is missing (stream, consumer) and starts pulling where `position` ends."""
     info = await stream_info(nc, durable, position)
     existing = await consumer_info(nc, durable)
@@ -70,7 +73,11 @@ async def open_feed(nc: Client, durable: Durable, position: Position) -> "Feed":
     follow_stream(durable.stream, position, info)
     bind = bind_shared if durable.shared else bind_own
     first = await bind(nc, durable, position, existing)
-    feed = Feed(nc, durable.stream, durable.name, position, first)
+    tap = await tap_on(nc) if first is not None else None
+    if tap is None or first is None:
+        feed = Feed(nc, durable.stream, durable.name, position, first)
+    else:
+        feed = TappedFeed(nc, (durable.stream, durable.name), position, first, tap=tap, offer=offer)
     await feed.start()
     return feed
 

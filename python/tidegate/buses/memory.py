@@ -9,7 +9,7 @@ import time
 from collections import deque
 from weakref import WeakValueDictionary
 
-from tidegate.buses import BusSettings, Deliver, Receive
+from tidegate.buses import BusSettings, Deliver, Offer, Receive
 from tidegate.errors import BusError
 from tidegate.profile import BusMessage
 
@@ -36,7 +36,7 @@ class MemoryBus:
     def is_ready(self) -> bool:
         return self._receive is not None
 
-    async def run(self, deliver: Deliver, receive: Receive) -> None:
+    async def run(self, deliver: Deliver, receive: Receive, offer: Offer | None = None) -> None:
         log = self._log
         cursor = log.cursors.setdefault(self._node_id, log.end)
         self._receive = receive

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from importlib.util import find_spec
 
 import nats.errors
@@ -18,12 +18,13 @@ import orjson
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from tidegate.buses import BusSettings, Deliver, NatsSettings, Receive
+from tidegate.buses import Arrived, BusSettings, Deliver, NatsSettings, Offer, Receive
 from tidegate.buses._connection import Connection, backoff_s, describe, level_of
 from tidegate.buses._feed import Feed, FeedLostError, Position
 from tidegate.buses._jetstream import Durable, RefusedError, consumer_info, name_token, open_feed
 from tidegate.buses._servers import WEBSOCKET, Server, parse_servers
 from tidegate.errors import BusError, ConfigError
+from tidegate.profile import BusMessage
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ class NatsBus:
 
     # --- consuming ---------------------------------------------------------------------------------------------------
 
-    async def run(self, deliver: Deliver, receive: Receive) -> None:
+    async def run(self, deliver: Deliver, receive: Receive, offer: Offer | None = None) -> None:
         self._running = True
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -83,7 +84,7 @@ class NatsBus:
                 tasks.create_task(self._measure_lag())
                 tasks.create_task(self._send_broadcasts())
                 for stream in self._positions:
-                    tasks.create_task(self._follow(stream, deliver))
+                    tasks.create_task(self._follow(stream, deliver, offer))
         except BaseExceptionGroup as group:
             # The caller wants it as it is: what `deliver` raised, or that nats.max_reconnects was reached.
             first = group.exceptions[0]
@@ -124,7 +125,7 @@ class NatsBus:
     def _durable(self, stream: str) -> Durable:
         return Durable(stream, self._consumer, self._shared, self._settings.ensure_streams)
 
-    async def _follow(self, stream: str, deliver: Deliver) -> None:
+    async def _follow(self, stream: str, deliver: Deliver, offer: Offer | None) -> None:
         """One stream, for as long as `run` lasts: one feed after the other."""
         durable = self._durable(stream)
         failures = 0
@@ -132,7 +133,7 @@ class NatsBus:
             client = await self._connection.usable()
             opened_at = time.monotonic()
             try:
-                await self._consume(client, durable, deliver)
+                await self._consume(client, durable, deliver, offer)
             except (FeedLostError, RefusedError) as reason:
                 why = str(reason)
             except (nats.errors.Error, OSError, LookupError, TypeError, ValueError) as error:
@@ -145,26 +146,43 @@ class NatsBus:
                 log.log(level_of(failures), "stream %s: %s; starting again from our position", stream, why)
             await asyncio.sleep(backoff_s(failures, RETRY_S_MAX))
 
-    async def _consume(self, client: Client, durable: Durable, deliver: Deliver) -> None:
-        opening = open_feed(client, durable, self._positions[durable.stream])
+    async def _consume(self, client: Client, durable: Durable, deliver: Deliver, offer: Offer | None) -> None:
+        at_once = self._offering(offer) if offer else None
+        opening = open_feed(client, durable, self._positions[durable.stream], at_once)
         feed = await self._connection.unless_lost(opening)
         self._feeds[durable.stream] = feed
         try:
             while True:
                 batch = await feed.next_batch()
-                messages = [message for message, _ in batch]
                 async with self._delivering:
                     try:
-                        await deliver(messages)
+                        await deliver(batch.messages)
                     except Exception as error:
                         raise HandOverError from error
                 await feed.acknowledge(batch)
-                self._messages += len(messages)
-                self._bytes += sum(len(message.data) for message in messages)
+                self._count(batch.messages)
         finally:
             del self._feeds[durable.stream]
             self._decode_errors += feed.decode_errors
             await feed.close()
+
+    def _offering(self, offer: Offer) -> Offer:
+        """Never beside a hand-over that waits, of whatever stream."""
+
+        def at_once(messages: Sequence[BusMessage]) -> bool:
+            if self._delivering.locked() or not offer(messages):
+                return False
+            self._count(messages)
+            return True
+
+        return at_once
+
+    def _count(self, messages: Sequence[BusMessage]) -> None:
+        self._messages += len(messages)
+        if isinstance(messages, Arrived):
+            self._bytes += messages.messages.payload_bytes
+        else:
+            self._bytes += sum(len(message.data) for message in messages)
 
     async def _watch(self) -> None:
         while True:

@@ -60,6 +60,10 @@ class Gateway:
         """Hands a batch to the engine; returns when it may be acknowledged and the engine can take more."""
         await self._backends.deliver(batch)
 
+    def offer(self, batch: Sequence[BusMessage]) -> bool:
+        """The same at once; False if the engine can't take it now."""
+        return self._backends.offer(batch)
+
     def receive(self, data: bytes) -> None:
         """Publishes here what another node broadcast."""
         self._backends.receive(data)

@@ -8,13 +8,14 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 
-from tidegate._core import PUBLISH, SEND
+from tidegate._core import PUBLISH, SEND, Messages, Rule
+from tidegate.buses import Arrived
 from tidegate.counters import GatewayCounters
 from tidegate.engine import Command
 from tidegate.gateway import broadcast
 from tidegate.gateway.faults import Faults, ProfileError
 from tidegate.gateway.handover import EngineLike, HandOver
-from tidegate.profile import BusMessage, Count, Profile, Publish, Send
+from tidegate.profile import BusMessage, Count, HasBusRule, Profile, Publish, Send
 
 # The eventfd says when the engine has caught up; looking again by ourselves costs little and survives a lost wake-up
 RELIEF_CHECK_S = 0.1
@@ -39,22 +40,51 @@ class Backends:
         self._handover = handover
         self._faults = faults
         self._counters = counters
+        rule = profile.bus_rule() if isinstance(profile, HasBusRule) else None
+        self._rule = Rule(rule.room, rule.user, rule.exclude, rule.user_rooms) if rule else None
         self._received: list[Command] = []
         self._relieved = asyncio.Event()
 
     async def deliver(self, batch: Sequence[BusMessage]) -> None:
+        if self._hand_over(batch):
+            await self._relief()
+
+    def offer(self, batch: Sequence[BusMessage]) -> bool:
+        if self._engine.pressed():
+            return False
+        self._hand_over(batch)
+        return True
+
+    def _hand_over(self, batch: Sequence[BusMessage]) -> bool:
+        """Says whether the engine is pressed."""
+        counters = self._counters
+        counters.messages_from_bus += len(batch)
+        if self._rule is None or not isinstance(batch, Arrived):
+            pressed = self._decide_all(batch)
+            now = time.perf_counter()
+            for message in batch:
+                counters.observe_latency(now - message.received_at)
+            return pressed
+        pressed = self._publish(batch, batch.messages, self._rule)
+        counters.observe_latency(time.perf_counter() - batch.received_at, len(batch))
+        return pressed
+
+    def _publish(self, batch: Arrived, messages: Messages, rule: Rule) -> bool:
+        """Plain messages by the rule; those between, in their turn, by the profile."""
+        at, pressed = 0, False
+        while at < len(messages):
+            published, odd, at, pressed = self._engine.publish(messages, at, rule)
+            self._counters.broadcasts += published
+            if odd < at:
+                pressed = self._decide_all(batch[odd:at])
+        return pressed
+
+    def _decide_all(self, batch: Sequence[BusMessage]) -> bool:
         commands: list[Command] = []
         for message in batch:
             self._decide(commands, message)
-        pressed = self._handover.submit(commands) if commands else self._engine.pressed()
-        now = time.perf_counter()
-        counters = self._counters
-        counters.messages_from_bus += len(batch)
-        counters.broadcasts += len(commands)
-        for message in batch:
-            counters.observe_latency(now - message.received_at)
-        if pressed:
-            await self._relief()
+        self._counters.broadcasts += len(commands)
+        return self._handover.submit(commands) if commands else self._engine.pressed()
 
     def _decide(self, commands: list[Command], message: BusMessage) -> None:
         try:

@@ -6,7 +6,7 @@ Rule: one connection's bad command never costs another connection its good one.
 from collections.abc import Sequence
 from typing import Protocol
 
-from tidegate._core import ADMIT, CLOSE, PUBLISH, REFUSE
+from tidegate._core import ADMIT, CLOSE, PUBLISH, REFUSE, Messages, Rule
 from tidegate.engine import Command, Event
 from tidegate.gateway.faults import Faults, ProfileError
 
@@ -20,6 +20,7 @@ class EngineLike(Protocol):
 
     def drain(self, limit: int) -> list[Event]: ...
     def submit(self, commands: Sequence[Command]) -> bool: ...
+    def publish(self, messages: Messages, first: int, rule: Rule) -> tuple[int, int, int, bool]: ...
     def pressed(self) -> bool: ...
     def uuid(self, conn: int) -> str: ...
 

@@ -18,6 +18,7 @@ from tidegate.profile import (
     Action,
     Admit,
     BusMessage,
+    BusRule,
     Claims,
     Count,
     Join,
@@ -272,6 +273,10 @@ class AttchatGateway:
             yield ToBus(f"{who.subject or 'chat'}.events", orjson.dumps(event))
         except orjson.JSONEncodeError:  # it reads deeper nesting than it writes
             yield Count("bad_json")
+
+    def bus_rule(self) -> BusRule:
+        rooms = (USER_ROOM,) if self._rules.join_policy == "open" else ("user:", USER_ROOM)
+        return BusRule(room="room", user="user_id", exclude="exclude_conn_id", user_rooms=rooms)
 
     def on_bus(self, message: BusMessage) -> Iterable[Action]:
         """The publisher's bytes go out unchanged: they were parsed, so they are one JSON object in UTF-8."""

@@ -45,27 +45,69 @@ pub struct Group {
     deflated_small: OnceLock<Frames>,
 }
 
-impl Group {
-    /// Encodes messages, each with the connection that must not get it.
-    pub fn encode(room: Box<str>, hash: u64, messages: Vec<(Payload, Option<ConnId>)>) -> Self {
-        let size = messages.iter().map(|(payload, _)| payload.bytes.len() + frame::HEADER_BYTES_MAX).sum();
-        let mut bytes = Vec::with_capacity(size);
-        let mut ends = Vec::with_capacity(messages.len());
-        for (payload, _) in &messages {
-            let opcode = if payload.text { Opcode::Text } else { Opcode::Binary };
-            frame::encode(opcode, &payload.bytes, false, &mut bytes);
-            ends.push(bytes.len());
+/// A group that is being gathered.
+#[derive(Debug)]
+pub struct GroupBuilder {
+    room: Box<str>,
+    hash: u64,
+    /// Shorter than `ends` while no later message excludes anybody.
+    excludes: Vec<Option<ConnId>>,
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl GroupBuilder {
+    pub fn new(room: Box<str>, hash: u64) -> Self {
+        Self { room, hash, excludes: Vec::new(), bytes: Vec::new(), ends: Vec::new() }
+    }
+
+    pub fn room(&self) -> &str {
+        &self.room
+    }
+
+    pub fn hash(&self) -> u64 {
+        self.hash
+    }
+
+    /// Size of the frames so far.
+    pub fn len_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    pub fn push(&mut self, text: bool, payload: &[u8], exclude: Option<ConnId>) {
+        if exclude.is_some() {
+            self.excludes.resize(self.ends.len(), None);
+            self.excludes.push(exclude);
         }
-        let excluding = messages.iter().any(|(_, exclude)| exclude.is_some());
-        let excludes = if excluding { messages.iter().map(|(_, exclude)| *exclude).collect() } else { Vec::new() };
-        Self {
-            room,
-            hash,
-            excludes,
-            plain: Frames { bytes: bytes.into(), ends },
+        self.bytes.reserve(payload.len() + frame::HEADER_BYTES_MAX);
+        let opcode = if text { Opcode::Text } else { Opcode::Binary };
+        frame::encode(opcode, payload, false, &mut self.bytes);
+        self.ends.push(self.bytes.len());
+    }
+
+    pub fn finish(mut self) -> Group {
+        if !self.excludes.is_empty() {
+            self.excludes.resize(self.ends.len(), None);
+        }
+        Group {
+            room: self.room,
+            hash: self.hash,
+            excludes: self.excludes,
+            plain: Frames { bytes: self.bytes.into(), ends: self.ends },
             deflated: OnceLock::new(),
             deflated_small: OnceLock::new(),
         }
+    }
+}
+
+impl Group {
+    /// Encodes messages, each with the connection that must not get it.
+    pub fn encode(room: Box<str>, hash: u64, messages: Vec<(Payload, Option<ConnId>)>) -> Self {
+        let mut builder = GroupBuilder::new(room, hash);
+        for (payload, exclude) in &messages {
+            builder.push(payload.text, &payload.bytes, *exclude);
+        }
+        builder.finish()
     }
 
     pub fn frames(&self, encoding: Encoding, deflater: &mut Deflater) -> &Frames {

@@ -39,7 +39,7 @@ pub mod ws;
 
 pub use command::{Command, Payload};
 pub use event::{Effect, Event, Refusal};
-pub use group::Group;
+pub use group::{Group, GroupBuilder};
 pub use hub::{Hub, Sent, Wire};
 pub use id::{ConnId, Keys};
 pub use settings::Settings;

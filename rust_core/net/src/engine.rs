@@ -16,8 +16,8 @@ use std::{
 use tidegate_hub::{Command, ConnId, Event};
 
 use crate::{
-    EngineOptions, Order, StartError, capacity, capacity::Capacity, fds::descriptors_max, heap, listener::Port,
-    networks::Networks, shard::Shard, shared::Shared, stats, submit, threads, tls,
+    EngineOptions, Order, Publish, StartError, capacity, capacity::Capacity, fds::descriptors_max, heap,
+    listener::Port, networks::Networks, shard::Shard, shared::Shared, stats, submit, threads, tls,
 };
 
 pub struct Engine {
@@ -69,6 +69,15 @@ impl Engine {
             return false;
         }
         submit::submit(&self.shared, orders);
+        self.pressed()
+    }
+
+    /// Hands texts to rooms, in order for each room. Returns `pressed()`.
+    pub fn publish(&self, publishes: &[Publish<'_>]) -> bool {
+        if self.shared.is_stopping() {
+            return false;
+        }
+        submit::publish(&self.shared, publishes);
         self.pressed()
     }
 

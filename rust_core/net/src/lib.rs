@@ -34,4 +34,4 @@ mod tls;
 mod token;
 
 pub use engine::Engine;
-pub use options::{EngineOptions, Exclude, Order, StartError, TlsPem};
+pub use options::{EngineOptions, Exclude, Order, Publish, StartError, TlsPem};

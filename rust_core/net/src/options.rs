@@ -2,7 +2,7 @@
 //!
 //! Rule: what can be wrong with an option is found before a thread or a socket exists, and the message names the option.
 
-use std::{fmt, io};
+use std::{borrow::Cow, fmt, io};
 
 use tidegate_hub::{Command, ConnId, Payload, Settings, limits::Caps};
 
@@ -45,6 +45,15 @@ impl fmt::Debug for TlsPem {
 pub enum Order {
     Command(Command),
     Publish { room: Box<str>, payload: Payload, exclude: Exclude },
+}
+
+/// One entry of `Engine::publish`: a text for a room.
+#[derive(Debug)]
+pub struct Publish<'a> {
+    pub room: Cow<'a, str>,
+    pub payload: &'a [u8],
+    /// As in [`Exclude::Uuid`].
+    pub exclude: Option<&'a str>,
 }
 
 /// Which member does not get a publish.

@@ -7,9 +7,9 @@
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use tidegate_hub::{Command, ConnId, Group, Payload};
+use tidegate_hub::{Command, ConnId, GroupBuilder};
 
-use crate::{Exclude, Order, mailbox::Mail, shared::Shared};
+use crate::{Exclude, Order, Publish, mailbox::Mail, shared::Shared};
 
 /// Sorts a batch and posts it.
 pub fn submit(shared: &Shared, orders: Vec<Order>) {
@@ -17,13 +17,23 @@ pub fn submit(shared: &Shared, orders: Vec<Order>) {
     for order in orders {
         match order {
             Order::Command(command) => batch.command(command),
-            Order::Publish { room, payload, exclude } => batch.publish(room, payload, exclude),
+            Order::Publish { room, payload, exclude } => {
+                let exclude = batch.excluded(&exclude);
+                batch.publish(&room, payload.text, &payload.bytes, exclude);
+            }
         }
     }
-    batch.finish_all();
-    for (shard, mail) in batch.mail.iter_mut().enumerate() {
-        shared.mailboxes[shard].post(mail);
+    batch.post();
+}
+
+/// The same for texts to rooms that nobody has copied yet.
+pub fn publish(shared: &Shared, publishes: &[Publish<'_>]) {
+    let mut batch = Batch::new(shared);
+    for publish in publishes {
+        let exclude = publish.exclude.and_then(|uuid| shared.keys.conn(uuid));
+        batch.publish(&publish.room, true, publish.payload, exclude);
     }
+    batch.post();
 }
 
 struct Batch<'a> {
@@ -31,17 +41,9 @@ struct Batch<'a> {
     /// By shard.
     mail: Vec<Vec<Mail>>,
     /// In the order of their first message. A finished one leaves an empty place.
-    open: Vec<Option<Gathering>>,
+    open: Vec<Option<GroupBuilder>>,
     places: HashMap<u64, usize>,
     shards: Vec<u16>,
-}
-
-/// Publishes to one room, not encoded yet.
-struct Gathering {
-    room: Box<str>,
-    hash: u64,
-    messages: Vec<(Payload, Option<ConnId>)>,
-    bytes: usize,
 }
 
 impl<'a> Batch<'a> {
@@ -69,23 +71,25 @@ impl<'a> Batch<'a> {
         self.mail[usize::from(shard)].push(Mail::Command(command));
     }
 
-    fn publish(&mut self, room: Box<str>, payload: Payload, exclude: Exclude) {
-        let hash = self.shared.keys.room(&room);
-        let exclude = match exclude {
+    fn excluded(&self, exclude: &Exclude) -> Option<ConnId> {
+        match exclude {
             Exclude::None => None,
-            Exclude::Conn(conn) => Some(conn),
-            Exclude::Uuid(uuid) => self.shared.keys.conn(&uuid),
-        };
-        let gathering = self.gathering(room, hash);
-        gathering.bytes += payload.bytes.len();
-        gathering.messages.push((payload, exclude));
-        if gathering.bytes >= GROUP_BYTES_MAX {
+            Exclude::Conn(conn) => Some(*conn),
+            Exclude::Uuid(uuid) => self.shared.keys.conn(uuid),
+        }
+    }
+
+    fn publish(&mut self, room: &str, text: bool, payload: &[u8], exclude: Option<ConnId>) {
+        let hash = self.shared.keys.room(room);
+        let group = self.gathering(room, hash);
+        group.push(text, payload, exclude);
+        if group.len_bytes() >= GROUP_BYTES_MAX {
             self.finish(hash);
         }
     }
 
-    fn gathering(&mut self, room: Box<str>, hash: u64) -> &mut Gathering {
-        let other_room = |place: &usize| self.open[*place].as_ref().is_none_or(|open| open.room != room);
+    fn gathering(&mut self, room: &str, hash: u64) -> &mut GroupBuilder {
+        let other_room = |place: &usize| self.open[*place].as_ref().is_none_or(|open| open.room() != room);
         if self.places.get(&hash).is_some_and(other_room) {
             self.finish(hash);
         }
@@ -93,7 +97,7 @@ impl<'a> Batch<'a> {
         if place == self.open.len() {
             self.open.push(None);
         }
-        self.open[place].get_or_insert_with(|| Gathering { room, hash, messages: Vec::new(), bytes: 0 })
+        self.open[place].get_or_insert_with(|| GroupBuilder::new(room.into(), hash))
     }
 
     /// Marks the join before the shard can see it; see `directory`.
@@ -116,14 +120,21 @@ impl<'a> Batch<'a> {
         }
     }
 
-    fn send_out(&mut self, gathering: Gathering) {
-        self.shared.directory.lookup(gathering.hash, &mut self.shards);
+    fn send_out(&mut self, gathering: GroupBuilder) {
+        self.shared.directory.lookup(gathering.hash(), &mut self.shards);
         if self.shards.is_empty() {
             return;
         }
-        let group = Arc::new(Group::encode(gathering.room, gathering.hash, gathering.messages));
+        let group = Arc::new(gathering.finish());
         for shard in &self.shards {
             self.mail[usize::from(*shard)].push(Mail::Publish(group.clone()));
+        }
+    }
+
+    fn post(mut self) {
+        self.finish_all();
+        for (shard, mail) in self.mail.iter_mut().enumerate() {
+            self.shared.mailboxes[shard].post(mail);
         }
     }
 
@@ -157,7 +168,7 @@ const GROUP_BYTES_MAX: usize = 256 * 1024;
 mod tests {
     use std::collections::VecDeque;
 
-    use tidegate_hub::{Settings, limits::Caps};
+    use tidegate_hub::{Payload, Settings, limits::Caps};
 
     use super::*;
     use crate::{EngineOptions, capacity::Capacity, networks::Networks};

@@ -5,9 +5,11 @@ use pyo3::{
     prelude::*,
     types::{PyDict, PyList},
 };
+use tidegate_bus::ForRoom;
 use tidegate_hub::ConnId;
+use tidegate_net::Publish;
 
-use crate::{command, error, event, options};
+use crate::{bus, command, error, event, options};
 
 #[pyclass(frozen, module = "tidegate._core")]
 pub struct Engine {
@@ -52,6 +54,25 @@ impl Engine {
             orders.push(order);
         }
         Ok(py.detach(|| self.inner.submit(orders)))
+    }
+
+    /// How many publishes were handed over, which messages are the profile's, and whether the engine is pressed.
+    fn publish(
+        &self,
+        py: Python<'_>,
+        messages: &bus::Messages,
+        first: usize,
+        rule: &bus::Rule,
+    ) -> (usize, usize, usize, bool) {
+        py.detach(|| {
+            let mut found = Vec::with_capacity(messages.inner.len());
+            let odd = rule.inner.apply(&messages.inner, first, &mut found);
+            let publishes: Vec<Publish<'_>> = found
+                .into_iter()
+                .map(|ForRoom { room, payload, exclude }| Publish { room, payload, exclude })
+                .collect();
+            (publishes.len(), odd.start, odd.end, self.inner.publish(&publishes))
+        })
     }
 
     fn pressed(&self) -> bool {

@@ -1,13 +1,15 @@
 //! Translates: the only crate that knows Python. No logic.
 //!
 //! `options.rs`, `command.rs` and `event.rs` turn one kind of Python data each into Rust's or back, `error.rs` errors into exceptions;
-//! `engine.rs` is the class, `bench.rs` the programs of the benchmarks. Rule: the surface is exactly `python/tidegate/_core.pyi` (`make lint` compares them), and whatever
+//! `engine.rs` is the class, `bus.rs` what bus messages come in, `bench.rs` the programs of the benchmarks. Rule: the surface is exactly
+//! `python/tidegate/_core.pyi` (`make lint` compares them), and whatever
 //! may take a lock or wait runs with the GIL released.
 
 use mimalloc::MiMalloc;
 use pyo3::prelude::*;
 
 mod bench;
+mod bus;
 mod command;
 mod engine;
 mod error;
@@ -24,6 +26,8 @@ mod _core {
 
     #[pymodule_export]
     use super::bench::{run_limit, run_loadgen};
+    #[pymodule_export]
+    use super::bus::{Intake, Messages, Rule};
     #[pymodule_export]
     use super::engine::Engine;
     use super::{command, event};

@@ -52,7 +52,7 @@ async def started(first: int | None = 1, delivered: int = 0) -> tuple[Server, Fe
 
 
 async def sequences(feed: Feed) -> list[int]:
-    return [message.sequence for message, _ in await feed.next_batch()]
+    return [message.sequence for message in (await feed.next_batch()).messages]
 
 
 async def test_a_batch_is_what_has_arrived_and_its_acknowledgement_names_each() -> None:
@@ -60,7 +60,7 @@ async def test_a_batch_is_what_has_arrived_and_its_acknowledgement_names_each() 
     for number in (1, 2, 3):
         await server.message(number, number)
     batch = await feed.next_batch()
-    assert [message.data for message, _ in batch] == [b"1", b"2", b"3"]
+    assert [message.data for message in batch.messages] == [b"1", b"2", b"3"]
     server.sent.clear()
     await feed.acknowledge(batch)
     assert [subject.split(".")[5] for subject, _ in server.sent if subject.startswith("$JS.ACK")] == ["1", "2", "3"]
