@@ -10,7 +10,7 @@ CARGO_TARGET_DIR ?= target
 export CARGO_TARGET_DIR
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test test-quick lint format fuzz bench bench-quick image wheel clean tools
+.PHONY: help setup build run test test-quick lint format fuzz bench bench-quick bench-peers image wheel clean tools
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -104,6 +104,16 @@ bench: tools $(VENV)/.bench ## All benchmarks beside the raw limit program; writ
 bench-quick: tools $(VENV)/.bench ## A short form of every benchmark, about a minute
 	@cargo build --release --quiet --package tidegate-limit --package tidegate-loadgen
 	@for name in connections handshakes fanout latency rooms; do $(BIN)/python bench/$$name.py --quick || exit 1; done
+
+# Not a reason to stop: who can't be installed is in the table as not measured, with the reason
+$(VENV)/.peers: pyproject.toml $(VENV)/.bench
+	@echo "==> installing the rivals: Python packages, a Go gateway, sockudo (compiled: a quarter of an hour the first time)"
+	@$(BIN)/pip install --quiet --group peers || echo "==> not all Python packages of the group peers can be installed here"
+	@$(MAKE) --silent --keep-going -C bench/peers all || echo "==> not all of bench/peers can be built here"
+	@touch $@
+
+bench-peers: tools $(VENV)/.peers ## Tidegate beside socketify, picows, websockets, sockudo and a Go gateway (about half an hour)
+	@$(BIN)/python bench/peers.py
 
 wheel: tools $(VENV)/.runtime ## dist/: one wheel for CPython 3.11 and later, and the sdist
 	@rm -rf dist

@@ -18,6 +18,8 @@ pub struct Client {
     pub last: [u32; SEQUENCES],
     pub since_ns: u64,
     pub state: State,
+    /// Messages that came before it counted as open.
+    pub welcomes: u8,
     /// The beginning of a frame whose end has not come yet.
     pub rest: Option<Box<[u8]>>,
 }
@@ -31,7 +33,7 @@ pub enum State {
     Free,
     Connecting,
     Upgrading,
-    /// Upgraded, but the first message has not come.
+    /// Upgraded, but the messages that welcome it have not all come.
     Greeted,
     Open,
 }

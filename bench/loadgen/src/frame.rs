@@ -96,12 +96,18 @@ pub struct Marker {
 /// the other. No benchmark sends numbered messages to more than one of a client's other rooms.
 pub const SEQUENCES: usize = 2;
 
-/// The number and time stamp: `"n":123,"t":456` anywhere in the first bytes.
+/// The number and time stamp: `"n":123,"t":456` anywhere in the first bytes; its quotes escaped where a protocol puts the event into
+/// a string.
 pub fn marker(payload: &[u8]) -> Option<Marker> {
+    marker_by(payload, br#""n":"#, br#","t":"#).or_else(|| marker_by(payload, br#"\"n\":"#, br#",\"t\":"#))
+}
+
+fn marker_by(payload: &[u8], before_number: &[u8], before_stamp: &[u8]) -> Option<Marker> {
     let head = &payload[..payload.len().min(MARKER_WITHIN)];
-    let start = head.windows(4).position(|window| window == br#""n":"#)? + 4;
+    let length = before_number.len();
+    let start = head.windows(length).position(|window| window == before_number)? + length;
     let (number, rest) = leading_number(&payload[start..])?;
-    let (stamp, _) = leading_number(rest.strip_prefix(br#","t":"#)?)?;
+    let (stamp, _) = leading_number(rest.strip_prefix(before_stamp)?)?;
     let users = head[..start].windows(USER_ROOM.len()).any(|window| window == USER_ROOM);
     Some(Marker { sequence: usize::from(users), number: u32::try_from(number).ok()?, stamp })
 }
@@ -149,6 +155,8 @@ mod tests {
         assert_eq!(marker(payload), Some(Marker { sequence: 0, number: 12, stamp: 3456 }));
         let payload = br#"{"type":"message","room":"user:u1","payload":{"n":1,"t":2,"x":"n"}}"#;
         assert_eq!(marker(payload), Some(Marker { sequence: 1, number: 1, stamp: 2 }));
+        let payload = br#"{"channel":"chat","data":"{\"payload\":{\"n\":7,\"t\":8,\"x\":1}}"}"#;
+        assert_eq!(marker(payload), Some(Marker { sequence: 0, number: 7, stamp: 8 }));
         assert_eq!(marker(br#"{"type":"connected"}"#), None);
         assert_eq!(marker(br#"{"n":1}"#), None);
     }

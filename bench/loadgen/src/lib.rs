@@ -26,11 +26,11 @@ use options::Options;
 use orders::{Order, Setup};
 use stats::Stats;
 use sys::Mailbox;
-use target::Target;
+use target::{Target, Template};
 use worker::Worker;
 
-const OPTIONS: [&str; 9] =
-    ["url", "tokens", "threads", "sources", "in-flight", "timeout-ms", "welcome", "server-pid", "seconds-max"];
+const OPTIONS: [&str; 10] =
+    ["url", "tokens", "threads", "sources", "in-flight", "timeout-ms", "welcome", "hello", "server-pid", "seconds-max"];
 
 /// Longer than any benchmark; a forgotten crowd must not live on.
 const SECONDS_MAX: u32 = 1_800;
@@ -56,7 +56,8 @@ pub fn run(arguments: impl Iterator<Item = String>) -> Result<(), String> {
         sources: options.number("sources", SOURCES)?.max(1),
         in_flight: (options.number("in-flight", IN_FLIGHT)? / threads.max(1)).max(1),
         timeout_ns: options.number("timeout-ms", TIMEOUT_MS)? * 1_000_000,
-        welcome: options.text("welcome") == Some("yes"),
+        welcomes: welcomes(&options)?,
+        hello: hello(&options)?,
     });
     let mut crowd = Vec::new();
     let (ready, started) = channel();
@@ -74,6 +75,24 @@ pub fn run(arguments: impl Iterator<Item = String>) -> Result<(), String> {
         started.recv().map_err(|_| "a thread could not start".to_owned())?;
     }
     control::serve(&crowd, options.number("server-pid", 0)?).map_err(|error| format!("stdin or stdout: {error}"))
+}
+
+/// `--welcome no`, `yes` (one message) or how many messages.
+fn welcomes(options: &Options) -> Result<u8, String> {
+    match options.text("welcome") {
+        None | Some("no") => Ok(0),
+        Some("yes") => Ok(1),
+        Some(_) => options.number("welcome", 0),
+    }
+}
+
+/// `--hello`: one text message a line.
+fn hello(options: &Options) -> Result<Vec<Template>, String> {
+    let lines: Vec<_> = options.text("hello").unwrap_or("").lines().map(Template::loose).collect();
+    if !lines.is_empty() && welcomes(options)? == 0 {
+        return Err("--hello is said after the first message: it needs --welcome too".to_owned());
+    }
+    Ok(lines)
 }
 
 fn run_worker(setup: Arc<Setup>, mailbox: Arc<Mailbox<Order>>, stats: Arc<Stats>, ready: &std::sync::mpsc::Sender<()>) {

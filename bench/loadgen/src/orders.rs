@@ -2,15 +2,17 @@
 
 use std::sync::mpsc::Sender;
 
-use crate::target::Target;
+use crate::target::{Target, Template};
 
 pub struct Setup {
     pub target: Target,
     pub sources: u32,
     pub in_flight: usize,
     pub timeout_ns: u64,
-    /// A client counts as open when its first message has come, not at the 101.
-    pub welcome: bool,
+    /// A client counts as open when so many messages have come; 0 = at the 101.
+    pub welcomes: u8,
+    /// What it says when the first of them has come.
+    pub hello: Vec<Template>,
 }
 
 pub struct Order {

@@ -8,9 +8,12 @@ use std::net::SocketAddrV4;
 
 pub struct Target {
     pub address: SocketAddrV4,
-    path: Vec<Piece>,
+    path: Template,
     tokens: Vec<String>,
 }
+
+/// A text with a client's number, or what follows from it, in places.
+pub struct Template(Vec<Piece>);
 
 #[derive(Debug, PartialEq)]
 enum Piece {
@@ -35,8 +38,8 @@ impl Target {
             Some(file) => read_tokens(file)?,
             None => Vec::new(),
         };
-        let path = pieces(&format!("/{path}"))?;
-        if path.contains(&Piece::Token) && tokens.is_empty() {
+        let path = Template::strict(&format!("/{path}"))?;
+        if path.0.contains(&Piece::Token) && tokens.is_empty() {
             return Err("the URL has {token}: name a file with --tokens, one token a line".to_owned());
         }
         let address = address.parse().map_err(|_| format!("{address}: an IPv4 address and port are needed"))?;
@@ -45,9 +48,7 @@ impl Target {
 
     pub fn request(&self, index: u32) -> Vec<u8> {
         let mut request = String::from("GET ");
-        for piece in &self.path {
-            self.write(piece, index, &mut request);
-        }
+        request.push_str(&self.fill(&self.path, index));
         let address = self.address;
         request.push_str(" HTTP/1.1\r\nHost: ");
         let host = write!(request, "{address}");
@@ -58,6 +59,14 @@ impl Target {
         request.push_str(KEY);
         request.push_str("\r\n\r\n");
         request.into_bytes()
+    }
+
+    pub fn fill(&self, template: &Template, index: u32) -> String {
+        let mut text = String::new();
+        for piece in &template.0 {
+            self.write(piece, index, &mut text);
+        }
+        text
     }
 
     fn write(&self, piece: &Piece, index: u32, request: &mut String) {
@@ -76,17 +85,41 @@ fn read_tokens(file: &str) -> Result<Vec<String>, String> {
     Ok(text.lines().map(str::to_owned).collect())
 }
 
-fn pieces(template: &str) -> Result<Vec<Piece>, String> {
-    let mut pieces = Vec::new();
-    let mut rest = template;
-    while let Some((before, after)) = rest.split_once('{') {
-        let (name, after) = after.split_once('}').ok_or("the URL has { without }")?;
-        pieces.push(Piece::Text(before.to_owned()));
-        pieces.push(placeholder(name)?);
-        rest = after;
+impl Template {
+    /// Every brace must belong to a placeholder.
+    fn strict(text: &str) -> Result<Self, String> {
+        let mut pieces = Vec::new();
+        let mut rest = text;
+        while let Some((before, after)) = rest.split_once('{') {
+            let (name, after) = after.split_once('}').ok_or("the URL has { without }")?;
+            pieces.push(Piece::Text(before.to_owned()));
+            pieces.push(placeholder(name)?);
+            rest = after;
+        }
+        pieces.push(Piece::Text(rest.to_owned()));
+        Ok(Self(pieces))
     }
-    pieces.push(Piece::Text(rest.to_owned()));
-    Ok(pieces)
+
+    /// Braces that belong to none are text, as in JSON.
+    pub fn loose(text: &str) -> Self {
+        let (mut pieces, mut plain, mut rest) = (Vec::new(), String::new(), text);
+        while let Some((before, after)) = rest.split_once('{') {
+            plain.push_str(before);
+            match after.split_once('}').and_then(|(name, after)| Some((placeholder(name).ok()?, after))) {
+                Some((piece, after)) => {
+                    pieces.push(Piece::Text(std::mem::take(&mut plain)));
+                    pieces.push(piece);
+                    rest = after;
+                }
+                None => {
+                    plain.push('{');
+                    rest = after;
+                }
+            }
+        }
+        pieces.push(Piece::Text(plain + rest));
+        Self(pieces)
+    }
 }
 
 fn placeholder(name: &str) -> Result<Piece, String> {
@@ -102,13 +135,20 @@ fn placeholder(name: &str) -> Result<Piece, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::Target;
+    use super::{Target, Template};
 
     #[test]
     fn client_numbers_are_filled_in() {
         let target = Target::parse("ws://127.0.0.1:80/ws?u={i}&r={i%10}&b={i/10}", None).expect("valid");
         let request = String::from_utf8(target.request(37)).expect("text");
         assert!(request.starts_with("GET /ws?u=37&r=7&b=3 HTTP/1.1\r\nHost: 127.0.0.1:80\r\n"), "{request}");
+    }
+
+    #[test]
+    fn in_json_only_placeholders_are_filled_in() {
+        let target = Target::parse("ws://127.0.0.1:80/ws", None).expect("valid");
+        let text = Template::loose(r#"{"event":"subscribe","data":{"channel":"user.{i}.{i%10}"},"x":"{"#);
+        assert_eq!(target.fill(&text, 37), r#"{"event":"subscribe","data":{"channel":"user.37.7"},"x":"{"#);
     }
 
     #[test]

@@ -239,7 +239,7 @@ impl Worker {
                 None => return Ok(0),
             }
             self.clients[fd as usize].state = State::Greeted;
-            if !self.setup.welcome {
+            if self.setup.welcomes == 0 {
                 self.opened(fd);
             }
         }
@@ -258,7 +258,7 @@ impl Worker {
         match frame {
             Frame::Message(payload) => {
                 if self.clients[fd as usize].state == State::Greeted {
-                    self.opened(fd);
+                    self.welcome(fd)?;
                 }
                 match frame::marker(payload) {
                     Some(marker) => self.numbered(fd, &marker, now),
@@ -273,6 +273,27 @@ impl Worker {
             }
             Frame::Pong => {}
             Frame::Close(code) => return Err(format!("closed_{code}")),
+        }
+        Ok(())
+    }
+
+    fn welcome(&mut self, fd: RawFd) -> Result<(), String> {
+        let client = &mut self.clients[fd as usize];
+        client.welcomes += 1;
+        let (index, come) = (client.index, client.welcomes);
+        if come == self.setup.welcomes {
+            self.opened(fd);
+        }
+        if come == 1 && !self.setup.hello.is_empty() {
+            let texts = self
+                .setup
+                .hello
+                .iter()
+                .map(|text| frame::client(frame::TEXT, self.setup.target.fill(text, index).as_bytes()));
+            let hello: Vec<u8> = texts.flatten().collect();
+            if !matches!(sys::send(fd, &hello), Ok(Some(count)) if count == hello.len()) {
+                return Err("hello_cut".to_owned());
+            }
         }
         Ok(())
     }

@@ -72,6 +72,21 @@ fn assert_has(answer: &str, parts: &[&str]) {
 }
 
 #[test]
+fn a_client_is_in_after_its_last_welcome_and_says_hello_after_the_first() {
+    let (listener, port) = listen();
+    let mut crowd = Crowd::start(port, &["--welcome", "2", "--hello", "{\"join\":\"r{i}\"}\nhi"]);
+    crowd.ask("open 1");
+    let mut client = upgrade(&listener);
+    client.write_all(b"\x81\x02{}").expect("sent");
+    let mut hello = [0; 6 + 13 + 6 + 2];
+    client.read_exact(&mut hello).expect("both messages");
+    assert_eq!([hello[1], hello[20]], [0x80 | 13, 0x80 | 2]);
+    assert_has(&crowd.ask("stats"), &["\"open\":0"]);
+    client.write_all(b"\x81\x02{}").expect("sent");
+    assert_has(&crowd.ask("wait open 1 10"), &["\"open\":1", "\"reached\":true"]);
+}
+
+#[test]
 fn gaps_repeats_and_cut_frames_are_told_apart() {
     let (listener, port) = listen();
     let mut crowd = Crowd::start(port, &[]);

@@ -29,6 +29,7 @@ class Figure:
     samples: dict[str, list[float]] = field(default_factory=dict)  # server name -> one value a run
     withheld: dict[str, int] = field(default_factory=dict)  # runs that the generator limited
     full: dict[str, int] = field(default_factory=dict)  # runs in which server and generator filled the machine
+    absent: dict[str, str] = field(default_factory=dict)  # server name -> why it has no value here
 
     def add(self, server: str, value: float, load: Mapping[str, Any] | None = None) -> None:
         """`load` is the generator's answer; give it for rates."""
@@ -59,6 +60,7 @@ class Figure:
             "runs": self.samples,
             "generator_bound_runs": {server: count for server, count in self.withheld.items() if count},
             "machine_full_runs": {server: count for server, count in self.full.items() if count},
+            **({"not_measured": self.absent} if self.absent else {}),
         }
 
 
@@ -76,8 +78,8 @@ class Figures:
 
 
 def show(title: str, figures: Sequence[Figure], notes: Sequence[str]) -> None:
-    servers = list(dict.fromkeys(server for figure in figures for server in figure.samples))
-    servers.sort(key=lambda name: (name != "tidegate", name != "limit"))
+    servers = list(dict.fromkeys(server for figure in figures for server in (*figure.samples, *figure.absent)))
+    servers.sort(key=lambda name: name != "tidegate")
     if any(count for figure in figures for count in figure.full.values()):
         notes = [*notes, FULL]
     table = Table(title=title, title_justify="left", caption="\n".join(notes), caption_justify="left")
@@ -101,6 +103,8 @@ TABLE_COLUMNS_MIN = 130  # where the output is no terminal, rich would wrap at 8
 
 
 def cell(figure: Figure, server: str) -> str:
+    if server in figure.absent:
+        return "not measured"
     if figure.is_withheld(server):
         return "generator-bound"
     value = figure.value(server)

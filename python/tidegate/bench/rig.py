@@ -176,6 +176,10 @@ class Server(Process, ABC):
     def url(self, room: str) -> str:
         """Template for the generator: client i, in its user's room, its brand's and `room`."""
 
+    def crowd_options(self, room: str) -> Sequence[str]:
+        """Of the generator, after its own: what else a client must do to be in `room`."""
+        return ()
+
 
 class Limit(Server):
     name = "limit"
@@ -280,6 +284,7 @@ class Crowd(Process):
         command += ["--threads", str(client_threads_for(connections))]
         command += ["--server-pid", str(server.pid), "--seconds-max", str(RUN_S_MAX)]
         command += ["--welcome", "yes" if server.greets else "no"]
+        command += server.crowd_options(room)
         command += ["--in-flight", str(in_flight)] if in_flight else []
         command = ["nice", f"-n{nice}", *command] if nice else command
         super().__init__(command, name="the load generator", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
