@@ -12,6 +12,7 @@ use crate::{
     bucket::Bucket,
     group::Encoding,
     outbox::Outbox,
+    rhythm::Rhythm,
     timers::{Tick, Timer, is_due, tick_after},
     ws::{message::Partial, upgrade::Upgrade},
 };
@@ -151,18 +152,17 @@ impl Connection {
     }
 
     /// A ping goes out now: plans what comes after it. The peer is dead one interval and one time-out after the first ping it left unanswered.
-    pub fn pinged(&mut self, now: Millis, settings: &Settings) {
+    pub fn pinged(&mut self, now: Millis, rhythm: &Rhythm, settings: &Settings) {
         self.unanswered = self.unanswered.saturating_add(1);
         self.verdict = self.unanswered > 1;
-        let wait = if self.verdict { settings.pong_timeout_ms } else { settings.ping_interval_ms };
-        self.due = tick_after(now + wait);
+        self.due = if self.verdict { tick_after(now + settings.pong_timeout_ms) } else { rhythm.next(now) };
     }
 
     /// The peer was heard in time: the next ping comes when it would have come anyway.
-    pub fn answered(&mut self, now: Millis, settings: &Settings) {
+    pub fn answered(&mut self, now: Millis, rhythm: &Rhythm, settings: &Settings) {
         self.verdict = false;
         let wait = settings.ping_interval_ms.saturating_sub(settings.pong_timeout_ms);
-        self.due = tick_after(now + wait.max(1));
+        self.due = rhythm.within(wait, now);
     }
 }
 

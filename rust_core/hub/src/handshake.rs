@@ -184,7 +184,7 @@ impl Hub {
 
     /// Sends the 101. Returns what the client sent ahead of it.
     fn open(&mut self, slot: u32, session: Box<[u8]>, protocol: Option<&str>, now: Millis) -> Option<Vec<u8>> {
-        let due = self.first_ping(slot, now);
+        let due = self.rhythm.first(slot, now);
         let client = self.slab.at_mut(slot)?;
         let handshake = client.handshake.take()?;
         let upgrade = handshake.upgrade?;

@@ -11,6 +11,7 @@ use crate::{
     drain::Drain,
     fanout::Fanout,
     pool::Pool,
+    rhythm::Rhythm,
     rooms::Rooms,
     slab::Slab,
     timers::{Timer, Timers, is_due, tick_after, tick_before},
@@ -39,6 +40,7 @@ pub struct Hub {
     pub(crate) keys: Keys,
     pub(crate) slab: Slab,
     pub(crate) timers: Timers,
+    pub(crate) rhythm: Rhythm,
     pub(crate) rooms: Rooms,
     pub(crate) fanout: Fanout,
     /// Slots that owe bytes and may be written; first come, first served.
@@ -59,6 +61,7 @@ impl Hub {
         let deflater = Deflater::new(settings.compression_bytes_min);
         Self {
             slab: Slab::new(shard, settings.slots_max),
+            rhythm: Rhythm::new(shard, settings.ping_interval_ms),
             settings,
             keys,
             timers: Timers::new(),
@@ -245,10 +248,10 @@ impl Hub {
         };
         if client.blocked {
             // it would not see the ping before it reads the rest; the write time-out watches it meanwhile
-            client.due = tick_after(now + self.settings.ping_interval_ms);
+            client.due = self.rhythm.next(now);
             return;
         }
-        client.pinged(now, &self.settings);
+        client.pinged(now, &self.rhythm, &self.settings);
         self.stats.pings += 1;
         self.owe(slot, now, |outbox| outbox.push_own(|out| frame::encode(Opcode::Ping, b"", false, out)));
     }
@@ -260,17 +263,8 @@ impl Hub {
         if client.unanswered > 0 {
             self.drop_dead(slot, Refusal::PongTimeout);
         } else {
-            client.answered(now, &self.settings);
+            client.answered(now, &self.rhythm, &self.settings);
         }
-    }
-
-    /// When the first ping of a connection is due: between half an interval and a whole one, by slot, so that a storm of
-    /// handshakes is not followed by a storm of pings.
-    pub(crate) fn first_ping(&self, slot: u32, now: Millis) -> u32 {
-        let half = self.settings.ping_interval_ms / 2;
-        // Fibonacci hashing spreads neighbouring slots evenly
-        let spread = u64::from(slot.wrapping_mul(0x9e37_79b9));
-        tick_after(now + half + ((half * spread) >> 32)).max(tick_before(now).wrapping_add(1))
     }
 
     pub(crate) fn handshake_ms(&self) -> u64 {

@@ -30,6 +30,7 @@ mod membership;
 mod outbox;
 mod pool;
 mod receive;
+mod rhythm;
 mod rooms;
 pub mod settings;
 mod slab;
