@@ -14,6 +14,8 @@ use crate::target::ACCEPT;
 #[derive(Default)]
 pub struct Client {
     pub index: u32,
+    /// Reads nothing, whatever comes.
+    pub paused: bool,
     /// The highest number seen in a message's marker, for each sequence; 0 = none yet.
     pub last: [u32; SEQUENCES],
     pub since_ns: u64,
@@ -80,8 +82,9 @@ pub fn cut(fd: RawFd) {
     sys::close(fd);
 }
 
-/// Length of a whole, correct 101 answer at the start of `bytes`; `Ok(None)` while it is incomplete, else why it is none.
-pub fn upgraded(bytes: &[u8]) -> Result<Option<usize>, String> {
+/// Length of a whole, correct 101 answer at the start of `bytes`; `Ok(None)` while it is incomplete, else why it is none. `deflate`:
+/// whether the client offered to take compressed messages; then a server that declines is no server to measure.
+pub fn upgraded(bytes: &[u8], deflate: bool) -> Result<Option<usize>, String> {
     let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else {
         return if bytes.len() > ANSWER_BYTES_MAX { Err("answer_too_long".to_owned()) } else { Ok(None) };
     };
@@ -89,8 +92,14 @@ pub fn upgraded(bytes: &[u8]) -> Result<Option<usize>, String> {
     if !head.starts_with(b"HTTP/1.1 101") {
         return Err(format!("status_{}", String::from_utf8_lossy(head.get(9..12).unwrap_or(b"none"))));
     }
-    let accepted = head.windows(ACCEPT.len()).any(|window| window == ACCEPT);
-    if accepted { Ok(Some(end + 4)) } else { Err("wrong_accept".to_owned()) }
+    let has = |text: &[u8]| head.windows(text.len()).any(|window| window == text);
+    if !has(ACCEPT) {
+        return Err("wrong_accept".to_owned());
+    }
+    if has(b"permessage-deflate") != deflate || has(b"server_no_context_takeover") != deflate {
+        return Err("wrong_extensions".to_owned());
+    }
+    Ok(Some(end + 4))
 }
 
 const ANSWER_BYTES_MAX: usize = 16 * 1024;
@@ -99,7 +108,21 @@ const ANSWER_BYTES_MAX: usize = 16 * 1024;
 mod tests {
     use std::collections::HashSet;
 
-    use super::{source, upgraded};
+    use super::source;
+
+    fn upgraded(bytes: &[u8]) -> Result<Option<usize>, String> {
+        super::upgraded(bytes, false)
+    }
+
+    #[test]
+    fn compression_is_agreed_when_it_was_offered_and_only_then() {
+        let agreed = b"HTTP/1.1 101 Ok\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\
+            Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover\r\n\r\n";
+        assert_eq!(super::upgraded(agreed, true), Ok(Some(agreed.len())));
+        assert_eq!(super::upgraded(agreed, false), Err("wrong_extensions".to_owned()));
+        let declined = b"HTTP/1.1 101 Ok\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+        assert_eq!(super::upgraded(declined, true), Err("wrong_extensions".to_owned()));
+    }
 
     #[test]
     fn every_source_is_an_address_of_its_own() {

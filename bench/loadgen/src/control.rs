@@ -1,7 +1,7 @@
 //! The driver's side: one command a line on stdin, one line of JSON each on stdout. The end of stdin ends the program.
 //!
 //! `open N [PER_SECOND]`, `wait open|opened|received|other N SECONDS`, `stats`, `reset`, `send K TEXT`, `cut FRACTION`,
-//! `reconnect on|off`, `close`.
+//! `reconnect on|off`, `pause FIRST OF` (clients whose number modulo OF is below FIRST read nothing), `resume`, `close`.
 //! Rule: every answer says how busy the generator and the machine were; with `--server-pid`, also whether the generator was the
 //! bottleneck.
 
@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use crate::orders::{Order, What};
 use crate::stats::{self, Stats};
 use crate::sys::{self, Mailbox};
+use crate::target::Template;
 
 type Crowd = [(Arc<Mailbox<Order>>, Arc<Stats>)];
 
@@ -66,7 +67,8 @@ impl Control<'_> {
                 Some(())
             }
             ("send", Some(times), Some(text)) => times.parse().ok().map(|times| {
-                self.order(|_| What::Send { text: text.to_owned(), times });
+                let text = Arc::new(Template::loose(text));
+                self.order(|_| What::Send { text: Arc::clone(&text), times });
             }),
             ("cut", Some(share), None) => share.parse().ok().filter(|share| (0.0..=1.0).contains(share)).map(|share| {
                 self.order(|_| What::Cut { share });
@@ -77,6 +79,15 @@ impl Control<'_> {
             }
             ("reconnect", Some(on @ ("on" | "off")), None) => {
                 self.order(|_| What::Reconnect { on: on == "on" });
+                Some(())
+            }
+            ("pause", Some(first), Some(of)) => {
+                first.parse().ok().zip(of.parse().ok().filter(|of| *of > 0)).map(|(first, of)| {
+                    self.order(|_| What::Pause { first, of });
+                })
+            }
+            ("resume", None, None) => {
+                self.order(|_| What::Resume);
                 Some(())
             }
             ("stats", None, None) => Some(()),
@@ -188,7 +199,7 @@ impl Control<'_> {
 /// What can be waited for. `opened` counts since the last reset, so a client that came back counts again.
 const WAITS: [&str; 4] = ["open", "opened", "received", "other"];
 
-const USAGE: &str = r#"{"error":"use open N [PER_SECOND], wait open|opened|received|other N SECONDS, stats, reset, send K TEXT, cut FRACTION, reconnect on|off or close"}"#;
+const USAGE: &str = r#"{"error":"use open N [PER_SECOND], wait open|opened|received|other N SECONDS, stats, reset, send K TEXT, cut FRACTION, reconnect on|off, pause FIRST OF, resume or close"}"#;
 
 /// The CPU clock of another process, as clock_getcpuclockid(3) makes it: user and system time, in nanoseconds.
 fn process_clock(pid: i32) -> libc::clockid_t {

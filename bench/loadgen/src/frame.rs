@@ -5,20 +5,23 @@
 #[derive(Debug, PartialEq)]
 pub enum Frame<'a> {
     Message(&'a [u8]),
+    Compressed(&'a [u8]),
     Ping(&'a [u8]),
     Pong,
     Close(u16),
 }
 
-/// The next whole frame and its length; `Ok(None)` while bytes are missing, `Err` for what no server may send here.
-pub fn next(bytes: &[u8]) -> Result<Option<(Frame<'_>, usize)>, &'static str> {
+/// The next whole frame and its length; `Ok(None)` while bytes are missing, `Err` for what no server may send here. `deflate`: whether
+/// messages may come compressed.
+pub fn next(bytes: &[u8], deflate: bool) -> Result<Option<(Frame<'_>, usize)>, &'static str> {
     let [first, second, ..] = bytes else {
         return Ok(None);
     };
     if second & 0x80 != 0 {
         return Err("masked");
     }
-    if first & 0x70 != 0 {
+    let compressed = first & RESERVED == COMPRESSED && matches!(first & OPCODE, 1 | 2);
+    if first & RESERVED != 0 && !(deflate && compressed) {
         return Err("reserved_bits");
     }
     if first & 0x80 == 0 {
@@ -31,8 +34,13 @@ pub fn next(bytes: &[u8]) -> Result<Option<(Frame<'_>, usize)>, &'static str> {
     let Some(payload) = bytes.get(header..end) else {
         return Ok(None);
     };
-    Ok(Some((frame(first & 0x0f, payload)?, end)))
+    Ok(Some((if compressed { Frame::Compressed(payload) } else { frame(first & OPCODE, payload)? }, end)))
 }
+
+const OPCODE: u8 = 0x0f;
+const RESERVED: u8 = 0x70;
+/// The first of the reserved bits (RFC 7692, 6).
+const COMPRESSED: u8 = 0x40;
 
 fn lengths(bytes: &[u8]) -> Result<Option<(usize, usize)>, &'static str> {
     let lengths = match bytes[1] {
@@ -85,7 +93,7 @@ pub fn client(opcode: u8, payload: &[u8]) -> Vec<u8> {
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
 /// What a driver put into a message.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, PartialEq, Clone, Copy)]
 pub struct Marker {
     pub sequence: usize,
     pub number: u32,
@@ -129,7 +137,17 @@ fn leading_number(bytes: &[u8]) -> Option<(u64, &[u8])> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Frame, Marker, PONG, client, marker, next};
+    use super::{Frame, Marker, PONG, client, marker};
+
+    fn next(bytes: &[u8]) -> Result<Option<(Frame<'_>, usize)>, &'static str> {
+        super::next(bytes, false)
+    }
+
+    #[test]
+    fn a_compressed_message_is_one_where_compression_was_agreed() {
+        assert_eq!(super::next(b"\xc1\x02hi", true), Ok(Some((Frame::Compressed(b"hi"), 4))));
+        assert_eq!(super::next(b"\x81\x02hi", true), Ok(Some((Frame::Message(b"hi"), 4))));
+    }
 
     #[test]
     fn frames_follow_each_other_and_a_cut_one_waits() {
@@ -144,6 +162,9 @@ mod tests {
     fn what_a_server_may_not_send_is_named() {
         assert_eq!(next(b"\x81\x80\0\0\0\0"), Err("masked"));
         assert_eq!(next(b"\xc1\x00"), Err("reserved_bits"));
+        for bytes in [b"\xe1\x00", b"\xa1\x00", b"\xc9\x00"] {
+            assert_eq!(super::next(bytes, true), Err("reserved_bits"));
+        }
         assert_eq!(next(b"\x01\x00"), Err("fragmented"));
         assert_eq!(next(b"\x83\x00"), Err("opcode"));
         assert_eq!(next(b"\x82\x7f\xff\xff\xff\xff\xff\xff\xff\xff"), Err("too_long"));

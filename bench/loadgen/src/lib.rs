@@ -6,6 +6,7 @@
 
 mod client;
 mod control;
+mod deflate;
 mod frame;
 mod histogram;
 mod lost;
@@ -29,8 +30,19 @@ use sys::Mailbox;
 use target::{Target, Template};
 use worker::Worker;
 
-const OPTIONS: [&str; 10] =
-    ["url", "tokens", "threads", "sources", "in-flight", "timeout-ms", "welcome", "hello", "server-pid", "seconds-max"];
+const OPTIONS: [&str; 11] = [
+    "url",
+    "tokens",
+    "threads",
+    "sources",
+    "in-flight",
+    "timeout-ms",
+    "welcome",
+    "hello",
+    "deflate",
+    "server-pid",
+    "seconds-max",
+];
 
 /// Longer than any benchmark; a forgotten crowd must not live on.
 const SECONDS_MAX: u32 = 1_800;
@@ -58,6 +70,7 @@ pub fn run(arguments: impl Iterator<Item = String>) -> Result<(), String> {
         timeout_ns: options.number("timeout-ms", TIMEOUT_MS)? * 1_000_000,
         welcomes: welcomes(&options)?,
         hello: hello(&options)?,
+        deflate_every: options.number("deflate", 0)?,
     });
     let mut crowd = Vec::new();
     let (ready, started) = channel();

@@ -1,5 +1,6 @@
 //! What a thread of clients is told at its start and while it runs.
 
+use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
 use crate::target::{Target, Template};
@@ -13,6 +14,14 @@ pub struct Setup {
     pub welcomes: u8,
     /// What it says when the first of them has come.
     pub hello: Vec<Template>,
+    /// One client in so many offers permessage-deflate; 0 = none.
+    pub deflate_every: u32,
+}
+
+impl Setup {
+    pub fn deflates(&self, client: u32) -> bool {
+        self.deflate_every > 0 && client.is_multiple_of(self.deflate_every)
+    }
 }
 
 pub struct Order {
@@ -30,9 +39,9 @@ pub enum What {
         per_second: f64,
     },
     Reset,
-    /// Each open client sends `text`, `times` in turn.
+    /// Each open client sends `text`, with its own number filled in, `times` in turn.
     Send {
-        text: String,
+        text: Arc<Template>,
         times: u32,
     },
     /// Breaks one in `1 / share` connections without a close.
@@ -40,6 +49,13 @@ pub enum What {
         share: f64,
     },
     Close,
+    /// Open clients whose number modulo `of` is below `first` read nothing more.
+    Pause {
+        first: u32,
+        of: u32,
+    },
+    /// They read again, all that has come meanwhile.
+    Resume,
     /// Whether a client whose connection ends, by a cut or by the server, opens it again.
     Reconnect {
         on: bool,

@@ -20,6 +20,8 @@ pub struct Stats {
     /// Messages without a marker: welcomes, answers.
     pub other: Counter,
     pub bytes: Counter,
+    /// Messages that came compressed, of those received and other.
+    pub compressed: Counter,
     pub out_of_order: Counter,
     pub missing: Counter,
     pub pings: Counter,
@@ -69,6 +71,7 @@ impl Stats {
             &self.received,
             &self.other,
             &self.bytes,
+            &self.compressed,
             &self.out_of_order,
             &self.missing,
             &self.pings,
@@ -114,6 +117,7 @@ pub fn fields(all: &[&Stats]) -> Vec<String> {
         ("received", sum(all, |stats| &stats.received)),
         ("other", sum(all, |stats| &stats.other)),
         ("bytes", sum(all, |stats| &stats.bytes)),
+        ("compressed", sum(all, |stats| &stats.compressed)),
         ("out_of_order", sum(all, |stats| &stats.out_of_order)),
         ("missing", sum(all, |stats| &stats.missing)),
         ("pings", sum(all, |stats| &stats.pings)),

@@ -46,7 +46,8 @@ impl Target {
         Ok(Self { address, path, tokens })
     }
 
-    pub fn request(&self, index: u32) -> Vec<u8> {
+    /// `extensions` is what the client offers, `""` = none.
+    pub fn request(&self, index: u32, extensions: &str) -> Vec<u8> {
         let mut request = String::from("GET ");
         request.push_str(&self.fill(&self.path, index));
         let address = self.address;
@@ -57,6 +58,10 @@ impl Target {
             "\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: ",
         );
         request.push_str(KEY);
+        if !extensions.is_empty() {
+            request.push_str("\r\nSec-WebSocket-Extensions: ");
+            request.push_str(extensions);
+        }
         request.push_str("\r\n\r\n");
         request.into_bytes()
     }
@@ -140,7 +145,7 @@ mod tests {
     #[test]
     fn client_numbers_are_filled_in() {
         let target = Target::parse("ws://127.0.0.1:80/ws?u={i}&r={i%10}&b={i/10}", None).expect("valid");
-        let request = String::from_utf8(target.request(37)).expect("text");
+        let request = String::from_utf8(target.request(37, "")).expect("text");
         assert!(request.starts_with("GET /ws?u=37&r=7&b=3 HTTP/1.1\r\nHost: 127.0.0.1:80\r\n"), "{request}");
     }
 

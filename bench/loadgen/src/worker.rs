@@ -9,11 +9,13 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use crate::client::{self, Client, State};
+use crate::deflate::{self, Inflater};
 use crate::frame::{self, Frame, Marker, SEQUENCES};
 use crate::lost::{self, Lost};
 use crate::orders::{Opening, Order, Setup, What};
 use crate::stats::Stats;
 use crate::sys::{self, Epoll, Mailbox};
+use crate::target::Template;
 
 pub struct Worker {
     setup: Arc<Setup>,
@@ -24,7 +26,8 @@ pub struct Worker {
     buffer: Vec<u8>,
     opening: Opening,
     lost: Lost,
-    sending: Option<(String, u32)>,
+    sending: Option<(Arc<Template>, u32)>,
+    inflater: Inflater,
     deadlines: VecDeque<(u64, RawFd, u32)>,
 }
 
@@ -55,6 +58,7 @@ impl Worker {
             opening: Opening::default(),
             lost: Lost::default(),
             sending: None,
+            inflater: Inflater::default(),
             deadlines: VecDeque::new(),
         })
     }
@@ -107,6 +111,8 @@ impl Worker {
                 What::Send { text, times } => self.sending = Some((text, times)),
                 What::Cut { share } => self.cut(share),
                 What::Close => self.close_all(),
+                What::Pause { first, of } => self.pause(first, of),
+                What::Resume => self.resume(),
                 What::Reconnect { on } => self.lost.on = on,
             }
             let _ = order.done.send(());
@@ -177,8 +183,13 @@ impl Worker {
     }
 
     fn serve(&mut self, fd: RawFd, events: i32) {
+        if self.clients[fd as usize].paused {
+            return;
+        }
         if self.clients[fd as usize].state == State::Connecting && events & libc::EPOLLOUT != 0 {
-            let request = self.setup.target.request(self.clients[fd as usize].index);
+            let index = self.clients[fd as usize].index;
+            let extensions = if self.setup.deflates(index) { deflate::OFFER } else { "" };
+            let request = self.setup.target.request(index, extensions);
             match sys::send(fd, &request) {
                 Ok(Some(count)) if count == request.len() => self.clients[fd as usize].state = State::Upgrading,
                 Ok(_) => return self.fail(fd, "request_cut".to_owned()),
@@ -233,8 +244,9 @@ impl Worker {
     /// Takes the answer or the whole frames at the start of `bytes`, and says how many bytes those were.
     fn take_whole(&mut self, fd: RawFd, bytes: &[u8]) -> Result<usize, String> {
         let mut used = 0;
+        let deflate = self.setup.deflates(self.clients[fd as usize].index);
         if self.clients[fd as usize].state == State::Upgrading {
-            match client::upgraded(bytes)? {
+            match client::upgraded(bytes, deflate)? {
                 Some(length) => used = length,
                 None => return Ok(0),
             }
@@ -245,7 +257,9 @@ impl Worker {
         }
         let now = sys::now_ns();
         self.stats.bytes.add((bytes.len() - used) as u64);
-        while let Some((frame, length)) = frame::next(&bytes[used..]).map_err(|what| format!("frame_{what}"))? {
+        while let Some((frame, length)) =
+            frame::next(&bytes[used..], deflate).map_err(|what| format!("frame_{what}"))?
+        {
             used += length;
             self.take_frame(fd, &frame, now)?;
         }
@@ -256,14 +270,11 @@ impl Worker {
 
     fn take_frame(&mut self, fd: RawFd, frame: &Frame<'_>, now: u64) -> Result<(), String> {
         match frame {
-            Frame::Message(payload) => {
-                if self.clients[fd as usize].state == State::Greeted {
-                    self.welcome(fd)?;
-                }
-                match frame::marker(payload) {
-                    Some(marker) => self.numbered(fd, &marker, now),
-                    None => self.stats.other.add(1),
-                }
+            Frame::Message(payload) => self.take_message(fd, frame::marker(payload), now)?,
+            Frame::Compressed(payload) => {
+                let marker = self.inflater.marker(payload).map_err(|what| format!("frame_{what}"))?;
+                self.stats.compressed.add(1);
+                self.take_message(fd, marker, now)?;
             }
             Frame::Ping(payload) => {
                 self.stats.pings.add(1);
@@ -273,6 +284,17 @@ impl Worker {
             }
             Frame::Pong => {}
             Frame::Close(code) => return Err(format!("closed_{code}")),
+        }
+        Ok(())
+    }
+
+    fn take_message(&mut self, fd: RawFd, marker: Option<Marker>, now: u64) -> Result<(), String> {
+        if self.clients[fd as usize].state == State::Greeted {
+            self.welcome(fd)?;
+        }
+        match marker {
+            Some(marker) => self.numbered(fd, &marker, now),
+            None => self.stats.other.add(1),
         }
         Ok(())
     }
@@ -361,7 +383,7 @@ impl Worker {
             return;
         };
         for fd in self.open_clients() {
-            let payload = text.replace("{i}", &self.clients[fd as usize].index.to_string());
+            let payload = self.setup.target.fill(&text, self.clients[fd as usize].index);
             match sys::send(fd, &frame::client(frame::TEXT, payload.as_bytes())) {
                 Ok(Some(_)) => self.stats.texts_sent.add(1),
                 _ => self.stats.sends_blocked.add(1),
@@ -389,6 +411,24 @@ impl Worker {
                 if let Some(client) = self.forget(fd) {
                     self.lose(client.index, client.state);
                 }
+            }
+        }
+    }
+
+    fn pause(&mut self, first: u32, of: u32) {
+        for fd in self.open_clients() {
+            let client = &mut self.clients[fd as usize];
+            client.paused = client.index % of < first;
+        }
+    }
+
+    /// What came meanwhile is told by no event any more, so each is read once.
+    fn resume(&mut self) {
+        for fd in self.open_clients() {
+            if std::mem::take(&mut self.clients[fd as usize].paused)
+                && let Err(reason) = self.read(fd)
+            {
+                self.fail(fd, reason);
             }
         }
     }

@@ -38,6 +38,10 @@ impl Drop for Crowd {
 }
 
 fn accept(listener: &TcpListener) -> TcpStream {
+    accept_request(listener).0
+}
+
+fn accept_request(listener: &TcpListener) -> (TcpStream, String) {
     let (mut stream, _) = listener.accept().expect("a client");
     let mut request = Vec::new();
     while !request.ends_with(b"\r\n\r\n") {
@@ -45,14 +49,16 @@ fn accept(listener: &TcpListener) -> TcpStream {
         stream.read_exact(&mut byte).expect("a request");
         request.push(byte[0]);
     }
-    stream
+    (stream, String::from_utf8(request).expect("text"))
 }
 
 fn upgrade(listener: &TcpListener) -> TcpStream {
     let mut stream = accept(listener);
-    stream.write_all(b"HTTP/1.1 101 Ok\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n").expect("sent");
+    stream.write_all(format!("{SWITCHED}\r\n").as_bytes()).expect("sent");
     stream
 }
+
+const SWITCHED: &str = "HTTP/1.1 101 Ok\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n";
 
 fn listen() -> (TcpListener, u16) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -144,6 +150,46 @@ fn pings_are_answered_and_texts_are_sent_masked() {
     let mut text = [0; 8];
     client.read_exact(&mut text).expect("a text");
     assert_eq!((text[0], text[1], text[6] ^ text[2], text[7] ^ text[3]), (0x81, 0x82, b'0', b'!'));
+}
+
+#[test]
+fn who_is_paused_reads_nothing_until_resumed() {
+    let (listener, port) = listen();
+    let mut crowd = Crowd::start(port, &["--in-flight", "1"]);
+    crowd.ask("open 2");
+    let mut clients = [upgrade(&listener), upgrade(&listener)];
+    crowd.ask("wait open 2 10");
+    crowd.ask("pause 1 2");
+    for client in &mut clients {
+        client.write_all(&numbered(1)).expect("sent");
+    }
+    assert_has(&crowd.ask("wait received 1 10"), &["\"reached\":true"]);
+    clients[0].write_all(b"\x88\x02\x03\xf5").expect("sent");
+    assert_has(&crowd.ask("stats"), &["\"received\":1", "\"open\":2", "\"failed\":{}"]);
+    assert_has(&crowd.ask("resume"), &["\"received\":2", "\"open\":1", "\"closed_1013\":1"]);
+}
+
+#[test]
+fn one_client_in_so_many_takes_compressed_messages_and_finds_the_number_inside() {
+    let (listener, port) = listen();
+    let mut crowd = Crowd::start(port, &["--in-flight", "1", "--deflate", "2"]);
+    crowd.ask("open 2");
+    let (mut first, request) = accept_request(&listener);
+    assert!(request.contains("Sec-WebSocket-Extensions: permessage-deflate;"), "{request}");
+    let agreed = "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover";
+    first.write_all(format!("{SWITCHED}{agreed}\r\n\r\n").as_bytes()).expect("sent");
+    let (mut second, request) = accept_request(&listener);
+    assert!(!request.contains("Extensions"), "{request}");
+    second.write_all(format!("{SWITCHED}\r\n").as_bytes()).expect("sent");
+    crowd.ask("wait open 2 10");
+    // a stored block (RFC 1951, 3.2.4) says the same as a compressed one; its end and a flush's are the same
+    let plain = br#"{"n":1,"t":1,"x":""}"#;
+    let size = plain.len() as u8;
+    let stored = [&[0xc1, size + 6, 0, size, 0, !size, 0xff], plain.as_slice(), &[0]].concat();
+    first.write_all(&stored).expect("sent");
+    second.write_all(&numbered(1)).expect("sent");
+    let answer = crowd.ask("wait received 2 10");
+    assert_has(&answer, &["\"received\":2", "\"compressed\":1", "\"missing\":0", "\"failed\":{}"]);
 }
 
 #[test]

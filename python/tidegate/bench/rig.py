@@ -277,8 +277,12 @@ class Crowd(Process):
         *,
         nice: int = 0,
         in_flight: int = 0,
+        deflate: int = 0,
     ) -> None:
-        """`nice` gives way to the server; `in_flight`: handshakes under way at once, if not the generator's default."""
+        """`nice` gives way to the server; `in_flight`: handshakes under way at once, if not the generator's default.
+
+        One client in `deflate` takes compressed messages; 0 = none.
+        """
         self.server = server
         command = [*program, "--url", server.url(room), "--tokens", str(tokens)]
         command += ["--threads", str(client_threads_for(connections))]
@@ -286,6 +290,7 @@ class Crowd(Process):
         command += ["--welcome", "yes" if server.greets else "no"]
         command += server.crowd_options(room)
         command += ["--in-flight", str(in_flight)] if in_flight else []
+        command += ["--deflate", str(deflate)] if deflate else []
         command = ["nice", f"-n{nice}", *command] if nice else command
         super().__init__(command, name="the load generator", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 

@@ -110,11 +110,12 @@ class Run:
         algorithm: str = "HS256",
         nice: int = 0,
         in_flight: int = 0,
+        deflate: int = 0,
     ) -> rig.Crowd:
         """A generator for up to `connections` clients at once, with so many distinct tokens (default: one each)."""
         path = self.token_file(algorithm, tokens or connections)
         program = self.programs["tidegate-loadgen"]
-        crowd = rig.Crowd(program, server, room, connections, path, nice=nice, in_flight=in_flight)
+        crowd = rig.Crowd(program, server, room, connections, path, nice=nice, in_flight=in_flight, deflate=deflate)
         return self._stack.enter_context(crowd)
 
     def publish(self, server: rig.Server, room: str, count: int, size: int, batch: int = 1) -> None:
