@@ -75,9 +75,10 @@ def test_nobody_can_leave_or_enter_the_hidden_room_by_which_users_are_reached() 
 
 
 def test_typing_goes_to_all_others_on_all_nodes_and_says_who() -> None:
-    (publish,) = said(session(), {"type": "typing", "room": "chat:123"})
+    who = session()
+    (publish,) = said(who, {"type": "typing", "room": "chat:123"})
     assert isinstance(publish, Publish)
-    assert (publish.room, publish.exclude, publish.all_nodes) == ("chat:123", UUID, True)
+    assert (publish.room, publish.exclude, publish.all_nodes) == ("chat:123", who.conn, True)
     assert orjson.loads(publish.payload) == {
         "type": "typing",
         "room": "chat:123",

@@ -55,6 +55,9 @@ NOTHING_SHOWN = dict.fromkeys(
 # Shown from the token if it says something, else from the query: name in the payload and the query, name of the claim
 SHOWN_CLAIMS = (("brand_id", "brand_id"), ("role", "role"), ("user_type", "type"))
 SHOWN_QUERY = ("device", "tags", "tz", "channel")
+# `isinstance` builds nothing for a tuple; `str | None` would be made anew for each message
+TEXT_OR_NONE = (str, type(None))
+NO_ROOMS: frozenset[str] = frozenset()
 # Separates the fields of a session. No field may hold a control character
 FIELD = "\x1f"
 # No client can name these rooms (see ROOM_NAME): who has left `user:7` is in `@7` and still gets what is for user 7.
@@ -96,7 +99,9 @@ class Identity:
     @classmethod
     def unpack(cls, session: bytes) -> "Identity":
         user, brand, kind, agent, subject, granted, joined = session.decode().split(FIELD)
-        return cls(user, brand, kind, agent == "1", subject, frozenset(granted.split()), frozenset(joined.split()))
+        granted_rooms = frozenset(granted.split()) if granted else NO_ROOMS
+        joined_rooms = frozenset(joined.split()) if joined else NO_ROOMS
+        return cls(user, brand, kind, agent == "1", subject, granted_rooms, joined_rooms)
 
     def default_rooms(self) -> list[str]:
         rooms = [f"user:{self.user}"]
@@ -187,35 +192,29 @@ class AttchatGateway:
             message = orjson.loads(payload)
             kind, room = message.get("type"), message.get("room")
         except (ValueError, AttributeError):
-            yield Count("bad_json")
-            return
-        if kind == "ping" and room is None:
-            yield Reply(self._pong_at(session.now))
-        elif not isinstance(kind, str | None) or not isinstance(room, str | None):
-            yield Count("bad_json")
-        else:
-            yield from self._on_type(session, kind or "", room or "", message.get("payload"))
-
-    def _on_type(self, session: Session, kind: str, room: str, payload: Any) -> Steps:
+            return _steps(Count("bad_json"))
+        if not (isinstance(kind, TEXT_OR_NONE) and isinstance(room, TEXT_OR_NONE)):
+            return _steps(Count("bad_json"))
         if kind == "ping":
-            yield Reply(self._pong_at(session.now))
-        elif kind in ("join", "leave", "typing"):
-            if room:
-                yield from self._on_room(session, kind, room)
-        elif kind and self._rules.publish_unknown:
-            yield from self._on_unknown(session, kind, room, payload)
+            return self._on_ping(session)
+        if kind in ("join", "leave", "typing"):
+            return self._on_room(session, kind, room) if room else _steps()
+        if kind and self._rules.publish_unknown:
+            return self._on_unknown(session, kind, room or "", message.get("payload"))
+        return _steps()
 
     def _on_room(self, session: Session, kind: str, room: str) -> Steps:
         if kind == "leave":
-            yield from self._on_leave(session, room)
-        elif not ROOM_NAME.fullmatch(room):
-            yield Reply(INVALID_ROOM)
-        elif not self._admits(who := Identity.unpack(session.data), room):
-            yield Reply(ROOM_FORBIDDEN)
-        elif kind == "join":
-            yield from self._on_join(who, room)
-        else:
-            yield from self._on_typing(session, who, room)
+            return self._on_leave(session, room)
+        if not ROOM_NAME.fullmatch(room):
+            return _steps(Reply(INVALID_ROOM))
+        who = Identity.unpack(session.data)
+        if not self._admits(who, room):
+            return _steps(Reply(ROOM_FORBIDDEN))
+        return self._on_join(who, room) if kind == "join" else self._on_typing(session, who, room)
+
+    def _on_ping(self, session: Session) -> Steps:
+        yield Reply(self._pong_at(session.now))
 
     def _pong_at(self, now: float) -> bytes:
         """One encoding serves all pongs of a second."""
@@ -255,9 +254,9 @@ class AttchatGateway:
             "type": "typing",
             "room": room,
             "payload": {"user_id": who.user, "type": who.kind},
-            "timestamp": _seconds(session.now),
+            "timestamp": self._stamp_at(session.now),
         }
-        yield Publish(room, orjson.dumps(typing), exclude=session.uuid, all_nodes=True)
+        yield Publish(room, orjson.dumps(typing), exclude=session.conn, all_nodes=True)
 
     def _on_unknown(self, session: Session, kind: str, room: str, payload: Any) -> Steps:
         """To the backends. An event comes back to the room it names, so the join policy holds here too."""
@@ -268,7 +267,7 @@ class AttchatGateway:
         event = {"type": kind, "room": room, "user_id": who.user}
         if who.brand:
             event["brand_id"] = who.brand
-        event |= {"payload": payload, "timestamp": _seconds(session.now), "exclude_conn_id": session.uuid}
+        event |= {"payload": payload, "timestamp": self._stamp_at(session.now), "exclude_conn_id": session.uuid}
         try:
             yield ToBus(f"{who.subject or 'chat'}.events", orjson.dumps(event))
         except orjson.JSONEncodeError:  # it reads deeper nesting than it writes
@@ -321,6 +320,10 @@ class AttchatGateway:
             "stats": health.get("stats", {}),
             "system": health.get("system", {}),
         }
+
+
+def _steps(*actions: Action) -> Steps:
+    yield from actions
 
 
 def _is_folder_of(brand: str, room: str) -> bool:
