@@ -128,6 +128,8 @@ class Connection:
                     error_cb=on_error,
                     closed_cb=on_closed,
                     allow_reconnect=False,
+                    # our own broadcasts would come back only to be thrown away, at a quarter of what one costs
+                    no_echo=True,
                     # No waiting and no second round inside the library.
                     max_reconnect_attempts=1,
                     reconnect_time_wait=0,
