@@ -124,12 +124,11 @@ impl Hub {
             return;
         };
         let admitted = client.state.is_admitted();
-        let user = client.user();
         if admitted {
             let code = if client.code == 0 { ABNORMAL } else { client.code };
             self.events.push_back(Event::Closed { conn, session: client.session, code });
         }
-        self.effects.push_back(Effect::Shut { conn, user, admitted });
+        self.effects.push_back(Effect::Shut { conn, admitted });
     }
 
     /// Frees the slot and takes the connection out of all sums.
@@ -159,7 +158,7 @@ impl Hub {
         client.due = tick_after(now + self.settings.close_timeout_ms + flushing_ms);
         client.state = State::Closing;
         client.code = code;
-        client.partial = None;
+        client.unfinished = None;
         self.plan(slot);
     }
 }

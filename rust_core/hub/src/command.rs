@@ -18,7 +18,7 @@ pub enum Command {
         conn: ConnId,
         /// Opaque to the engine: what the profile wants handed back with each event of this connection.
         session: Box<[u8]>,
-        /// Hash of the user for the per-user limit, kept until the connection ends.
+        /// Hash of the user, for the per-user limit that the socket layer keeps.
         user: Option<u64>,
         rooms: Vec<Box<str>>,
         payloads: Vec<Payload>,

@@ -1,11 +1,9 @@
 //! One client: what it is doing, what it may do next, and when it must be looked at again.
 //!
 //! Rule: what an idle client does not need is not here. Handshake, unfinished message and outbox are boxes that come and go; what is
-//! left fits into 96 bytes.
+//! left fits into 72 bytes.
 
 use std::net::IpAddr;
-
-use smallvec::SmallVec;
 
 use crate::{
     Millis, Settings,
@@ -13,6 +11,7 @@ use crate::{
     group::Encoding,
     outbox::Outbox,
     rhythm::Rhythm,
+    short::Short,
     timers::{Tick, Timer, is_due, tick_after},
     ws::{message::Partial, upgrade::Upgrade},
 };
@@ -38,7 +37,6 @@ impl State {
     }
 }
 
-/// Freed when the application has decided.
 #[derive(Debug)]
 pub(crate) struct Handshake {
     pub peer: IpAddr,
@@ -52,18 +50,22 @@ pub(crate) struct Handshake {
     pub upgrade: Option<Upgrade>,
 }
 
-/// Room numbers; most clients are in three or four.
-pub(crate) type Joined = SmallVec<[u32; 4]>;
+/// What a connection is in the middle of; nothing most of the time.
+#[derive(Debug)]
+pub(crate) enum Unfinished {
+    /// Until the application has decided.
+    Handshake(Handshake),
+    /// A message of which not all has come.
+    Message(Box<Partial>),
+}
 
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub session: Box<[u8]>,
-    pub rooms: Joined,
-    pub handshake: Option<Box<Handshake>>,
-    pub partial: Option<Box<Partial>>,
+    /// Room numbers.
+    pub rooms: Short,
+    pub unfinished: Option<Box<Unfinished>>,
     pub outbox: Option<Box<Outbox>>,
-    /// Meaningful if `has_user`.
-    pub user_hash: u64,
     /// Client messages and control frames.
     pub allowance: Bucket,
     /// When the handshake must be done, the next ping sent, or the closing over: what `state` waits for.
@@ -76,7 +78,6 @@ pub(crate) struct Connection {
     pub unanswered: u8,
     /// The next deadline is not a ping but the verdict on the unanswered ones.
     pub verdict: bool,
-    pub has_user: bool,
     /// Queued for a write.
     pub dirty: bool,
     /// The socket took less than offered; no write before it says it is writable.
@@ -93,11 +94,9 @@ impl Default for Connection {
     fn default() -> Self {
         Self {
             session: Box::default(),
-            rooms: Joined::new(),
-            handshake: None,
-            partial: None,
+            rooms: Short::EMPTY,
+            unfinished: None,
             outbox: None,
-            user_hash: 0,
             allowance: Bucket::default(),
             due: 0,
             code: 0,
@@ -105,7 +104,6 @@ impl Default for Connection {
             encoding: Encoding::Plain,
             unanswered: 0,
             verdict: false,
-            has_user: false,
             dirty: false,
             blocked: false,
             deaf: false,
@@ -119,11 +117,40 @@ impl Connection {
     pub fn accepted(peer: IpAddr, due: Tick, settings: &Settings) -> Self {
         let proxy_due = settings.proxy_protocol;
         let handshake = Handshake { peer, proxy_due, buf: Vec::new(), scanned: 0, upgrade: None };
-        Self { handshake: Some(Box::new(handshake)), due, ..Self::default() }
+        Self { unfinished: Some(Box::new(Unfinished::Handshake(handshake))), due, ..Self::default() }
     }
 
-    pub fn user(&self) -> Option<u64> {
-        self.has_user.then_some(self.user_hash)
+    pub fn handshake(&self) -> Option<&Handshake> {
+        match self.unfinished.as_deref() {
+            Some(Unfinished::Handshake(handshake)) => Some(handshake),
+            _ => None,
+        }
+    }
+
+    pub fn handshake_mut(&mut self) -> Option<&mut Handshake> {
+        match self.unfinished.as_deref_mut() {
+            Some(Unfinished::Handshake(handshake)) => Some(handshake),
+            _ => None,
+        }
+    }
+
+    /// Ends the handshake.
+    pub fn take_handshake(&mut self) -> Option<Handshake> {
+        match *self.unfinished.take()? {
+            Unfinished::Handshake(handshake) => Some(handshake),
+            Unfinished::Message(_) => None,
+        }
+    }
+
+    pub fn take_partial(&mut self) -> Option<Box<Partial>> {
+        match *self.unfinished.take()? {
+            Unfinished::Message(partial) => Some(partial),
+            Unfinished::Handshake(_) => None,
+        }
+    }
+
+    pub fn set_partial(&mut self, partial: Option<Box<Partial>>) {
+        self.unfinished = partial.map(|partial| Box::new(Unfinished::Message(partial)));
     }
 
     pub fn is_deflating(&self) -> bool {
@@ -171,8 +198,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_connection_fits_into_96_bytes() {
-        assert!(size_of::<Connection>() <= 96, "{}", size_of::<Connection>());
+    fn a_connection_fits_into_72_bytes() {
+        assert!(size_of::<Connection>() <= 72, "{}", size_of::<Connection>());
         assert_eq!(size_of::<Option<Connection>>(), size_of::<Connection>());
     }
 

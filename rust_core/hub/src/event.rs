@@ -40,8 +40,8 @@ pub enum Event {
 /// What only the socket layer can do.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// The connection is over: close its descriptor. `user` and `admitted` give back what `limits` counted.
-    Shut { conn: ConnId, user: Option<u64>, admitted: bool },
+    /// The connection is over: close its descriptor. `admitted`: the application knew it, and nothing of ours may be under way any more.
+    Shut { conn: ConnId, admitted: bool },
     /// Not a WebSocket request: the bytes read so far and the socket go to the HTTP app. The hub has forgotten the connection.
     HandOver { conn: ConnId, bytes: Vec<u8> },
     /// The PROXY header named the real peer.

@@ -177,8 +177,7 @@ impl Hub {
         let Some(room) = self.rooms.get_mut(number).filter(|_| group.messages() > 0) else {
             return;
         };
-        if room.job.is_some() || room.members.is_many() {
-            let id = *room.job.get_or_insert_with(|| self.fanout.begin(number));
+        if let Some(id) = room.members.job_or_begin(|| self.fanout.begin(number)) {
             if let Some(job) = self.fanout.jobs.get_mut(&id) {
                 job.waiting.push_back(Arc::clone(group));
                 self.stats.backlog_bytes_now += group.len_bytes() as u64;
@@ -234,7 +233,7 @@ impl Hub {
             && let Some(job) = self.fanout.jobs.remove(&id)
             && let Some(room) = self.rooms.get_mut(job.room)
         {
-            room.job = None;
+            room.members.end_job();
         }
     }
 

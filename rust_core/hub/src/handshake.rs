@@ -42,14 +42,13 @@ impl Hub {
 
     /// Carries out `Admit`; one that comes too late only gives back its joins.
     pub(crate) fn admit(&mut self, command: Command, now: Millis) {
-        let Command::Admit { conn, session, user, rooms, payloads, protocol, close } = command else {
+        let Command::Admit { conn, session, rooms, payloads, protocol, close, .. } = command else {
             return;
         };
         let slot = self.slab.find(conn).filter(|_| self.awaits_decision(conn));
-        let Some((slot, client)) = slot.and_then(|slot| Some((slot, self.slab.at_mut(slot)?))) else {
+        let Some(slot) = slot else {
             return self.drop_joins(&rooms);
         };
-        (client.has_user, client.user_hash) = (user.is_some(), user.unwrap_or(0));
         if self.drain.is_some() {
             self.drop_joins(&rooms);
             return self.turn_away(slot, Refusal::Draining, now);
@@ -90,8 +89,7 @@ impl Hub {
         let Some(client) = self.slab.at(slot) else {
             return;
         };
-        let begun =
-            client.handshake.as_ref().is_some_and(|handshake| !handshake.proxy_due && !handshake.buf.is_empty());
+        let begun = client.handshake().is_some_and(|handshake| !handshake.proxy_due && !handshake.buf.is_empty());
         match client.state {
             State::Deciding => self.turn_away(slot, Refusal::HandshakeTimeout, now),
             _ if begun => self.answer(slot, Refusal::HandshakeTimeout, upgrade::response(408, b"", None), now),
@@ -103,7 +101,7 @@ impl Hub {
     }
 
     fn handshake(&mut self, slot: u32) -> Option<&mut Handshake> {
-        self.slab.at_mut(slot)?.handshake.as_deref_mut()
+        self.slab.at_mut(slot)?.handshake_mut()
     }
 
     /// `true` once the header was there and good.
@@ -144,7 +142,7 @@ impl Hub {
             return self.reject(slot, Rejection::HEAD_TOO_LARGE, now);
         }
         let Some(end) = end else { return };
-        let Some(handshake) = self.slab.at(slot).and_then(|client| client.handshake.as_ref()) else {
+        let Some(handshake) = self.slab.at(slot).and_then(|client| client.handshake()) else {
             return;
         };
         match upgrade::parse(&handshake.buf[..end], &self.settings) {
@@ -159,7 +157,7 @@ impl Hub {
         let Some(conn) = self.slab.id_at(slot) else {
             return;
         };
-        let bytes = self.forget(slot).and_then(|client| client.handshake).map(|handshake| handshake.buf);
+        let bytes = self.forget(slot).and_then(|mut client| client.take_handshake()).map(|handshake| handshake.buf);
         self.effects.push_back(Effect::HandOver { conn, bytes: bytes.unwrap_or_default() });
     }
 
@@ -172,7 +170,7 @@ impl Hub {
             return;
         };
         client.state = State::Deciding;
-        let Some(handshake) = client.handshake.as_deref_mut() else {
+        let Some(handshake) = client.handshake_mut() else {
             return;
         };
         handshake.buf = handshake.buf.split_off(head_end);
@@ -186,7 +184,7 @@ impl Hub {
     fn open(&mut self, slot: u32, session: Box<[u8]>, protocol: Option<&str>, now: Millis) -> Option<Vec<u8>> {
         let due = self.rhythm.first(slot, now);
         let client = self.slab.at_mut(slot)?;
-        let handshake = client.handshake.take()?;
+        let handshake = client.take_handshake()?;
         let upgrade = handshake.upgrade?;
         client.session = session;
         client.state = State::Open;
@@ -220,7 +218,7 @@ impl Hub {
         let Some(client) = self.slab.at_mut(slot) else {
             return;
         };
-        client.handshake = None;
+        client.unfinished = None;
         client.state = State::Refused;
         client.due = due;
         self.owe(slot, now, |outbox| outbox.push_whole(bytes));

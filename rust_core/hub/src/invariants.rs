@@ -17,7 +17,7 @@ impl Hub {
     #[doc(hidden)]
     pub fn owns_buffers(&self, conn: crate::ConnId) -> bool {
         let client = self.slab.find(conn).and_then(|slot| self.slab.at(slot));
-        client.is_some_and(|client| client.outbox.is_some() || client.partial.is_some() || client.handshake.is_some())
+        client.is_some_and(|client| client.outbox.is_some() || client.unfinished.is_some())
     }
 
     fn check_membership(&self) {
@@ -55,7 +55,7 @@ impl Hub {
             }
             assert!(!client.dirty || queued.contains(&slot), "slot {slot} is dirty and not queued");
             let in_handshake = matches!(client.state, State::Head | State::Deciding);
-            assert_eq!(client.handshake.is_some(), in_handshake, "slot {slot}: handshake and state disagree");
+            assert_eq!(client.handshake().is_some(), in_handshake, "slot {slot}: handshake and state disagree");
             let (due, _) = client.deadline(&self.settings);
             let armed = self.timers.deadline(slot).expect("every connection has a deadline");
             assert!(crate::timers::is_due(armed, due), "slot {slot}: armed for {armed}, due at {due}");
@@ -70,7 +70,7 @@ impl Hub {
 
     fn check_fanout(&self) {
         assert_eq!(self.stats.backlog_bytes_now, self.fanout.bytes() as u64);
-        let running = self.rooms.iter().filter_map(|(number, room)| Some((number, room.job?)));
+        let running = self.rooms.iter().filter_map(|(number, room)| Some((number, room.members.job()?)));
         let mut jobs = 0;
         for (number, job) in running {
             assert_eq!(self.fanout.room_of(job), Some(number), "room {number} waits for a job that is not its own");

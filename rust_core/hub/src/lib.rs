@@ -33,6 +33,7 @@ mod receive;
 mod rhythm;
 mod rooms;
 pub mod settings;
+mod short;
 mod slab;
 pub mod stats;
 mod timers;

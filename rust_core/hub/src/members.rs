@@ -1,9 +1,11 @@
-//! Who is in one room: a single slot, a few, or a bitmap.
+//! Who is in one room: a list of a few slots, or a bitmap.
 //!
-//! Most rooms of a gateway hold one connection (a user's own room), some hold everybody. Rule: in every form the members come in
+//! Most rooms of a gateway hold one connection (a user's own room), some hold everybody. Rule: in either form the members come in
 //! ascending order of their slots, so that a fan-out can stop anywhere and go on while members come and go.
 
 use roaring::RoaringBitmap;
+
+use crate::{fanout::JobId, short::Short};
 
 /// Beyond this a bitmap is smaller and quicker than a list.
 pub(crate) const FEW_MAX: usize = 32;
@@ -12,67 +14,54 @@ const FEW_AGAIN: u64 = 16;
 
 #[derive(Debug)]
 pub(crate) enum Members {
-    One(u32),
     /// Sorted; none only before the first and after the last member.
-    Few(Vec<u32>),
-    Many(Box<RoaringBitmap>),
+    Few(Short),
+    Many(Box<Many>),
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Many {
+    slots: RoaringBitmap,
+    /// The fan-out under way, if any: see `fanout`. While there is one the room stays in this form, however few are left.
+    job: Option<JobId>,
 }
 
 impl Members {
     pub fn new() -> Self {
-        Members::Few(Vec::new())
+        Members::Few(Short::EMPTY)
     }
 
     /// `false` when it was a member before.
     pub fn insert(&mut self, slot: u32) -> bool {
         match self {
-            Members::One(only) if *only == slot => false,
-            Members::One(only) => {
-                *self = Members::Few(vec![slot.min(*only), slot.max(*only)]);
-                true
-            }
-            Members::Few(list) if list.is_empty() => {
-                *self = Members::One(slot);
-                true
-            }
             Members::Few(list) => {
                 let Err(at) = list.binary_search(&slot) else {
                     return false;
                 };
                 list.insert(at, slot);
                 if list.len() > FEW_MAX {
-                    *self = Members::Many(Box::new(list.iter().copied().collect()));
+                    *self = Members::Many(Box::new(Many { slots: list.iter().copied().collect(), job: None }));
                 }
                 true
             }
-            Members::Many(bitmap) => bitmap.insert(slot),
+            Members::Many(many) => many.slots.insert(slot),
         }
     }
 
     /// `false` when it was none.
     pub fn remove(&mut self, slot: u32) -> bool {
         match self {
-            Members::One(only) => {
-                let found = *only == slot;
-                if found {
-                    *self = Members::new();
-                }
-                found
-            }
             Members::Few(list) => {
                 let Ok(at) = list.binary_search(&slot) else {
                     return false;
                 };
                 list.remove(at);
-                if let [only] = list[..] {
-                    *self = Members::One(only);
-                }
                 true
             }
-            Members::Many(bitmap) => {
-                let found = bitmap.remove(slot);
-                if found && bitmap.len() <= FEW_AGAIN {
-                    *self = Members::Few(bitmap.iter().collect());
+            Members::Many(many) => {
+                let found = many.slots.remove(slot);
+                if found {
+                    self.make_few();
                 }
                 found
             }
@@ -81,37 +70,61 @@ impl Members {
 
     pub fn contains(&self, slot: u32) -> bool {
         match self {
-            Members::One(only) => *only == slot,
             Members::Few(list) => list.binary_search(&slot).is_ok(),
-            Members::Many(bitmap) => bitmap.contains(slot),
+            Members::Many(many) => many.slots.contains(slot),
         }
     }
 
     pub fn len(&self) -> usize {
         match self {
-            Members::One(_) => 1,
             Members::Few(list) => list.len(),
-            Members::Many(bitmap) => bitmap.len() as usize,
+            Members::Many(many) => many.slots.len() as usize,
         }
     }
 
-    pub fn is_many(&self) -> bool {
-        matches!(self, Members::Many(_))
+    pub fn job(&self) -> Option<JobId> {
+        match self {
+            Members::Few(_) => None,
+            Members::Many(many) => many.job,
+        }
+    }
+
+    /// The job of a room with many members, made by `begin` if there is none. Few members need none.
+    pub fn job_or_begin(&mut self, begin: impl FnOnce() -> JobId) -> Option<JobId> {
+        match self {
+            Members::Few(_) => None,
+            Members::Many(many) => Some(*many.job.get_or_insert_with(begin)),
+        }
+    }
+
+    pub fn end_job(&mut self) {
+        if let Members::Many(many) = self {
+            many.job = None;
+            self.make_few();
+        }
     }
 
     /// Appends up to `limit` members from slot `start` on.
     pub fn copy_from(&self, start: u32, limit: usize, slots: &mut Vec<u32>) {
         match self {
-            Members::One(only) => slots.extend((*only >= start && limit > 0).then_some(*only)),
             Members::Few(list) => {
                 let first = list.partition_point(|&slot| slot < start);
                 slots.extend(list[first..].iter().take(limit));
             }
-            Members::Many(bitmap) => {
-                let mut rest = bitmap.iter();
+            Members::Many(many) => {
+                let mut rest = many.slots.iter();
                 rest.advance_to(start);
                 slots.extend(rest.take(limit));
             }
+        }
+    }
+
+    fn make_few(&mut self) {
+        if let Members::Many(many) = self
+            && many.job.is_none()
+            && many.slots.len() <= FEW_AGAIN
+        {
+            *self = Members::Few(many.slots.iter().collect());
         }
     }
 }
@@ -153,17 +166,30 @@ mod tests {
     #[test]
     fn a_room_grows_to_a_bitmap_and_shrinks_back() {
         let mut members = Members::new();
-        (0..FEW_MAX as u32).for_each(|slot| assert!(members.insert(slot) && !members.is_many()));
-        assert!(members.insert(1000) && members.is_many());
+        (0..FEW_MAX as u32).for_each(|slot| assert!(members.insert(slot) && matches!(members, Members::Few(_))));
+        assert!(members.insert(1000) && matches!(members, Members::Many(_)));
         for slot in 0..FEW_MAX as u32 {
             members.remove(slot);
         }
-        assert!(matches!(members, Members::One(1000)));
+        assert!(matches!(members, Members::Few(Short::Inline { .. })));
         assert_eq!(all(&members), [1000]);
     }
 
     #[test]
-    fn a_room_of_one_needs_no_memory_of_its_own() {
-        assert_eq!(size_of::<Members>(), 24);
+    fn a_room_with_a_fan_out_under_way_stays_a_bitmap_until_it_ends() {
+        let mut members = Members::new();
+        assert_eq!(members.job_or_begin(|| JobId::MIN), None, "few members need no job");
+        (0..=FEW_MAX as u32).for_each(|slot| assert!(members.insert(slot)));
+        assert_eq!(members.job_or_begin(|| JobId::MIN), Some(JobId::MIN));
+        (1..=FEW_MAX as u32).for_each(|slot| assert!(members.remove(slot)));
+        assert_eq!((members.job(), members.len()), (Some(JobId::MIN), 1));
+        members.end_job();
+        assert!(matches!(members, Members::Few(_)));
+        assert_eq!(all(&members), [0]);
+    }
+
+    #[test]
+    fn members_fit_into_16_bytes() {
+        assert_eq!(size_of::<Members>(), 16);
     }
 }

@@ -47,7 +47,7 @@ impl Hub {
         if let Some(client) = self.slab.at_mut(slot)
             && client.rooms.get(at) == Some(&number)
         {
-            client.rooms.swap_remove(at);
+            client.rooms.remove(at);
             self.leave_room(slot, number);
         }
     }
@@ -58,20 +58,20 @@ impl Hub {
             return;
         }
         let rooms = self.slab.at(slot).map(|client| client.rooms.clone()).unwrap_or_default();
-        for number in rooms {
+        for &number in rooms.iter() {
             self.catch_up(slot, number, now);
         }
     }
 
     pub(crate) fn leave_all(&mut self, slot: u32) {
         let rooms = self.slab.at_mut(slot).map(|client| std::mem::take(&mut client.rooms));
-        for number in rooms.unwrap_or_default() {
+        for &number in rooms.unwrap_or_default().iter() {
             self.leave_room(slot, number);
         }
     }
 
     fn catch_up(&mut self, slot: u32, number: u32, now: Millis) {
-        let job = self.rooms.get(number).and_then(|room| room.job);
+        let job = self.rooms.get(number).and_then(|room| room.members.job());
         let unseen = job.map(|job| self.fanout.unseen(job, slot)).unwrap_or_default();
         if !unseen.is_empty() {
             self.deliver(slot, &unseen, now);
@@ -96,7 +96,7 @@ impl Hub {
         if joined.opened {
             self.effects.push_back(Effect::RoomOpened { hash });
         }
-        if let Some(job) = self.rooms.get(joined.room).and_then(|room| room.job) {
+        if let Some(job) = self.rooms.get(joined.room).and_then(|room| room.members.job()) {
             self.fanout.skip_pending(job, slot);
         }
         true

@@ -52,7 +52,7 @@ impl Hub {
             fragments_max: self.settings.fragments_max,
             deflate: client.is_deflating(),
         };
-        let mut partial = client.partial.take();
+        let mut partial = client.take_partial();
         let mut reading = Reading {
             conn,
             client,
@@ -76,7 +76,7 @@ impl Hub {
             (Ok(_), Some(Outcome::TooMany)) => self.fail(slot, 1008, "too many messages", Refusal::MessageRate, now),
             (Ok(_), None) => {
                 if let Some(client) = self.slab.at_mut(slot) {
-                    client.partial = partial;
+                    client.set_partial(partial);
                 }
             }
         }

@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_costs_at_most_104_bytes() {
-        assert!(size_of::<Slot>() <= 104, "{}", size_of::<Slot>());
+    fn a_slot_costs_at_most_80_bytes() {
+        assert!(size_of::<Slot>() <= 80, "{}", size_of::<Slot>());
     }
 }

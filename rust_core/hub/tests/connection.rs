@@ -102,7 +102,7 @@ fn a_refused_client_gets_one_answer_and_is_the_socket_layers_from_then_on() {
     let answered = world.socket(conn).reader.buf.len();
     world.receive(conn, &client::request("/ws", ""));
     assert_eq!((world.socket(conn).reader.buf.len(), world.events.len()), (answered, 0), "no second request");
-    assert_eq!(world.effects, [Effect::Shut { conn, user: None, admitted: false }]);
+    assert_eq!(world.effects, [Effect::Shut { conn, admitted: false }]);
 }
 
 #[test]
@@ -364,7 +364,7 @@ fn the_user_and_the_place_are_given_back_once() {
     world.hub.handle_gone(conn, Some(Refusal::Panic), world.now);
     world.hub.handle_gone(conn, Some(Refusal::Panic), world.now);
     world.settle();
-    assert_eq!(world.effects, [Effect::Shut { conn, user: Some(0), admitted: true }]);
+    assert_eq!(world.effects, [Effect::Shut { conn, admitted: true }]);
     assert_eq!(world.refused(Refusal::Panic), 1);
 }
 

@@ -95,7 +95,7 @@ impl Shard {
             Effect::RoomOpened { hash } => directory.opened(hash, self.number),
             Effect::RoomEmptied { hash } => directory.emptied(hash, self.number),
             Effect::Joined { hash } => directory.joined(hash, self.number),
-            Effect::Shut { conn, admitted, .. } => self.shut(conn, admitted),
+            Effect::Shut { conn, admitted } => self.shut(conn, admitted),
             Effect::HandOver { conn, bytes } => self.hand_over(conn, bytes),
             Effect::Peer { conn, peer } => {
                 let Some(slot) = self.slots.get(conn) else {
