@@ -65,7 +65,8 @@ impl Shared {
             http_socket: options.http_socket,
             capacity,
             backlog_bytes_max: options.backlog_bytes_max,
-            directory: Directory::new(),
+            // most rooms are a user's own
+            directory: Directory::new(options.caps.connections_max),
             events: Events::new()?,
             pressure: Pressure::new(options.backlog_bytes_max),
             mailboxes: (0..shards).map(|_| Mailbox::new()).collect::<io::Result<_>>()?,
