@@ -10,7 +10,7 @@ CARGO_TARGET_DIR ?= target
 export CARGO_TARGET_DIR
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test test-quick lint format fuzz bench bench-quick bench-peers image wheel clean tools
+.PHONY: help setup build run test test-quick lint format fuzz bench bench-quick bench-accept bench-peers image wheel clean tools
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -101,9 +101,13 @@ bench: tools $(VENV)/.bench ## All benchmarks beside the raw limit program; writ
 	@cargo build --release --quiet --package tidegate-limit --package tidegate-loadgen
 	@for name in connections handshakes fanout latency rooms compression messages slow; do $(BIN)/python bench/$$name.py || exit 1; done
 
-bench-quick: tools $(VENV)/.bench ## A short form of every benchmark, about a minute
+bench-quick: tools $(VENV)/.bench ## A short form of every benchmark, about a minute; fails when a figure got worse
 	@cargo build --release --quiet --package tidegate-limit --package tidegate-loadgen
-	@for name in connections handshakes fanout latency rooms compression messages slow; do $(BIN)/python bench/$$name.py --quick || exit 1; done
+	@$(BIN)/python bench/gate.py
+
+bench-accept: tools $(VENV)/.bench ## Five times bench-quick on a quiet machine: what it compares with from now on
+	@cargo build --release --quiet --package tidegate-limit --package tidegate-loadgen
+	@$(BIN)/python bench/gate.py --accept $(ACCEPT)
 
 # Not a reason to stop: who can't be installed is in the table as not measured, with the reason
 $(VENV)/.peers: pyproject.toml $(VENV)/.bench

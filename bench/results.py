@@ -13,7 +13,7 @@ from rig import REPOSITORY
 from tidegate.bench import figures as measured
 from tidegate.bench.figures import Figure, Figures, show
 
-__all__ = ["RESULTS", "Figure", "Figures", "machine", "save", "show"]
+__all__ = ["RESULTS", "Figure", "Figures", "machine", "save", "show", "today"]
 
 RESULTS = REPOSITORY / "bench" / "results"
 
@@ -26,13 +26,12 @@ def save(
     path: Path | None = None,
 ) -> Path:
     """Into bench/results/DATE-NAME.json, or where `path` says."""
-    today = datetime.datetime.now(tz=datetime.UTC).date()
     if path is None:
         RESULTS.mkdir(exist_ok=True)
-        path = RESULTS / f"{today}-{name}.json"
+        path = RESULTS / f"{today()}-{name}.json"
     content = {
         "benchmark": name,
-        "date": str(today),
+        "date": today(),
         "machine": machine(),
         "settings": settings,
         "notes": notes,
@@ -40,6 +39,10 @@ def save(
     }
     path.write_text(json.dumps(content, indent=1) + "\n")
     return path
+
+
+def today() -> str:
+    return str(datetime.datetime.now(tz=datetime.UTC).date())
 
 
 def machine() -> dict[str, object]:
