@@ -65,7 +65,7 @@ def test_the_memory_of_a_large_crowd_is_held_to_the_bytes_of_a_connection_alone(
 
     assert judged("1,000,000", CONNECTION_BYTES) == "good"
     assert judged("1,000,000", CONNECTION_BYTES + 20) == "worse"
-    assert judged("10,000", CONNECTION_BYTES + 1_000) == "good"  # what the first thousand cost once is a share of each
+    assert judged("10,000", CONNECTION_BYTES + 400) == "good"  # what the first clients cost once is a share of each
 
 
 def test_what_the_generator_limited_is_not_judged() -> None:

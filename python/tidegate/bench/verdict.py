@@ -13,8 +13,8 @@ from tidegate.bench.figures import Figure
 Judgement: TypeAlias = Literal["good", "worse", "not judged"]
 
 CONNECTION_BYTES = 512  # user memory, an authenticated client in three rooms
-# What the first thousand clients cost once, measured: buffers of the shards, Python's heap, the token cache's table
-ONCE_BYTES = 12 << 20
+# What the first clients cost once, 3 MiB for a thousand: buffers of the shards, Python's heap, the token cache's table
+ONCE_BYTES = 4 << 20
 # Over HTTP a publish is a connection, a request and an answer of its own: milliseconds, of which the engine has little
 HTTP_P50_US = 5_000.0
 HTTP_P99_US = 25_000.0
