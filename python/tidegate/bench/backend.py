@@ -16,6 +16,7 @@ from typing import Protocol
 
 import nats
 from nats.js import JetStreamContext
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 EVENTS_PER_POST = 100  # of the 1,000 that /api/publish takes at once
 FLUSH_S_MAX = 10.0
@@ -115,6 +116,12 @@ class HttpBackend:
 def add_stream(url: str, name: str, subject: str) -> None:
     """A JetStream stream that tidegate would not make itself."""
     _with_jetstream(url, lambda jetstream: jetstream.add_stream(name=name, subjects=[subject]))
+
+
+def add_push_consumer(url: str, stream: str, subject: str) -> None:
+    """Has JetStream send what it stored to a plain subject, unacknowledged, for who knows no JetStream."""
+    config = ConsumerConfig(deliver_subject=subject, ack_policy=AckPolicy.NONE, deliver_policy=DeliverPolicy.NEW)
+    _with_jetstream(url, lambda jetstream: jetstream.add_consumer(stream, config))
 
 
 def delete_stream(url: str, name: str) -> None:

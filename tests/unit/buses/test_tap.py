@@ -10,7 +10,7 @@ from nats.aio.msg import Msg
 from tidegate.buses import Arrived
 from tidegate.buses._feed import AHEAD_MAX, PULL_MESSAGES, FeedLostError, Position
 from tidegate.buses._tap import Tap, tap_of
-from tidegate.buses._tapped import TappedFeed
+from tidegate.buses._tapped import ACK_AT_ONCE, TappedFeed
 from tidegate.profile import BusMessage
 
 SID = 4
@@ -21,11 +21,13 @@ class Wire(asyncio.Transport):
 
     def __init__(self) -> None:
         super().__init__()
+        self.written = asyncio.Event()
         self.sent = b""
         self.closing = False
 
     def write(self, data: Any) -> None:
         self.sent += bytes(data)
+        self.written.set()
 
     def is_closing(self) -> bool:
         return self.closing
@@ -106,6 +108,7 @@ class Scene:
         task = asyncio.create_task(self.feed.next_batch())
         await asyncio.sleep(0)
         self.wire.sent = b""
+        self.wire.written.clear()
         return task
 
     def come(self, *numbers: int) -> None:
@@ -134,15 +137,35 @@ async def test_nothing_is_asked_for_before_the_server_knows_the_subscription() -
     assert scene.wire.sent.startswith(b"PUB $JS.API.CONSUMER.MSG.NEXT.CHAT.gateway")
 
 
-async def test_what_is_offered_and_taken_is_acknowledged_in_the_same_turn() -> None:
+async def test_what_is_offered_and_taken_needs_no_task_and_is_acknowledged_soon_in_one_write() -> None:
     scene = Scene()
     waiting = await scene.listening()
-    scene.come(1, 2)
+    scene.come(1)
+    scene.come(2)
     assert scene.taken == [b"1", b"2"]
+    assert (scene.position.delivered, scene.acknowledged) == (2, [])
+    await scene.wire.written.wait()
     assert scene.acknowledged == [1, 2]
-    assert scene.position.delivered == 2
-    await asyncio.sleep(0)
     assert not waiting.done()
+    waiting.cancel()
+
+
+async def test_a_burst_is_acknowledged_at_once() -> None:
+    scene = Scene()
+    waiting = await scene.listening()
+    scene.come(1)
+    scene.come(*range(2, ACK_AT_ONCE + 1))
+    assert scene.acknowledged == list(range(1, ACK_AT_ONCE + 1))
+    waiting.cancel()
+
+
+async def test_what_was_handed_over_is_acknowledged_before_the_feed_is_closed() -> None:
+    scene = Scene()
+    waiting = await scene.listening()
+    scene.come(1)
+    await scene.feed.close()
+    assert scene.acknowledged == [1]
+    scene.wire.written.clear()
     waiting.cancel()
 
 
@@ -160,6 +183,7 @@ async def test_what_is_not_taken_waits_and_nothing_newer_overtakes_it() -> None:
     await scene.feed.acknowledge(batch)
     assert [one.data for one in batch.messages] == [b"1"]
     assert [one.data for one in (await scene.feed.next_batch()).messages] == [b"2"]
+    await scene.feed.close()
     assert scene.acknowledged == [1]
 
 
