@@ -186,7 +186,7 @@ impl Hub {
             return 0;
         };
         let over = client.owed() > self.settings.outbox_bytes_max;
-        let all_over = self.stats.outbox_bytes_now > self.settings.outbox_total_max as u64;
+        let all_over = self.stats.outbox_bytes_now + self.owed_elsewhere > self.settings.outbox_total_max as u64;
         let too_much = if client.blocked { over || all_over } else { over && all_over };
         match self.settings.outbox_policy {
             OutboxPolicy::Close if too_much => self.close_slow(slot, now),

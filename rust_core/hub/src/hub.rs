@@ -52,6 +52,7 @@ pub struct Hub {
     pub(crate) inflater: Inflater,
     pub(crate) deflater: Deflater,
     pub(crate) drain: Option<Drain>,
+    pub(crate) owed_elsewhere: u64,
     /// Slots to visit, reused so that a publish allocates nothing.
     pub(crate) scratch: Vec<u32>,
 }
@@ -75,6 +76,7 @@ impl Hub {
             inflater: Inflater::default(),
             deflater,
             drain: None,
+            owed_elsewhere: 0,
             scratch: Vec::new(),
         }
     }
@@ -86,6 +88,11 @@ impl Hub {
         self.stats.handshakes_now += 1;
         self.plan(id.slot());
         Some(id)
+    }
+
+    /// What clients of other shards are owed: `Settings::outbox_total_max` is for all of them together.
+    pub fn set_owed_elsewhere(&mut self, bytes: u64) {
+        self.owed_elsewhere = bytes;
     }
 
     /// Bytes as they came; masked payloads are unmasked in place.

@@ -272,6 +272,19 @@ fn all_slow_readers_together_are_bounded_too() {
 }
 
 #[test]
+fn what_slow_readers_of_other_shards_are_owed_counts_too() {
+    let mut world = World::new(Settings { outbox_total_max: 50_000, ..Settings::default() });
+    let slow = world.open(&["room"]);
+    world.make_room(slow, 0);
+    world.hub.set_owed_elsewhere(49_000);
+    (0..4).for_each(|_| world.publish("room", &"x".repeat(200)));
+    assert_eq!(world.refused(Refusal::SlowClose), 0);
+    world.hub.set_owed_elsewhere(49_900);
+    world.publish("room", "one more");
+    assert_eq!(world.refused(Refusal::SlowClose), 1);
+}
+
+#[test]
 fn by_policy_the_newest_messages_are_dropped_and_the_connection_stays() {
     let outbox_policy = OutboxPolicy::Drop { messages_max: 10 };
     for size in [1, 100] {

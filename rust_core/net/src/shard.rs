@@ -17,7 +17,7 @@ use std::{
     net::SocketAddr,
     os::fd::{AsRawFd, OwnedFd},
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     thread,
     time::{Duration, Instant},
 };
@@ -67,6 +67,8 @@ pub struct Shard {
     refused: Refusals,
     lag: Lag,
     told_at: Instant,
+    /// Bytes owed to our clients, as the other shards know it.
+    told_owed: u64,
 }
 
 impl Shard {
@@ -102,6 +104,7 @@ impl Shard {
             refused: Refusals::default(),
             lag: Lag::new(Instant::now()),
             told_at: Instant::now(),
+            told_owed: 0,
             shared,
         })
     }
@@ -272,6 +275,7 @@ impl Shard {
         let now = Instant::now();
         self.lag.add(now - began, now);
         self.mailbox().set_backlog(self.backlog_bytes());
+        self.tell_owed();
         self.shared.tell_relief();
         let drained =
             self.hub.is_drained() && self.inbox.is_empty() && self.events.is_empty() && self.lingers.is_empty();
@@ -285,6 +289,16 @@ impl Shard {
                 relays_now: self.relays.len() as u64,
             });
         }
+    }
+
+    fn tell_owed(&mut self) {
+        let owed = self.hub.stats().outbox_bytes_now;
+        let change = owed.wrapping_sub(self.told_owed);
+        let all = &self.shared.owed;
+        // most passes change nothing, and then no cache line is taken from the others
+        let before = if change == 0 { all.load(Relaxed) } else { all.fetch_add(change, Relaxed) };
+        self.hub.set_owed_elsewhere(before.wrapping_sub(self.told_owed));
+        self.told_owed = owed;
     }
 
     fn mailbox(&self) -> &Mailbox {

@@ -7,7 +7,7 @@ use std::{
     io,
     sync::{
         Arc, PoisonError, RwLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Instant,
 };
@@ -40,6 +40,8 @@ pub struct Shared {
     pub directory: Directory,
     pub events: Events,
     pub pressure: Pressure,
+    /// Bytes that clients of all shards are owed; each shard adds what changed in a pass.
+    pub owed: AtomicU64,
     /// One a shard, by its number; so are `reports`.
     pub mailboxes: Box<[Mailbox]>,
     pub reports: Box<[Report]>,
@@ -69,6 +71,7 @@ impl Shared {
             directory: Directory::new(options.caps.connections_max),
             events: Events::new()?,
             pressure: Pressure::new(options.backlog_bytes_max),
+            owed: AtomicU64::new(0),
             mailboxes: (0..shards).map(|_| Mailbox::new()).collect::<io::Result<_>>()?,
             reports: (0..shards).map(|_| Report::default()).collect(),
         })
