@@ -111,9 +111,9 @@ bench-accept: tools $(VENV)/.bench ## Five times bench-quick on a quiet machine:
 
 # Not a reason to stop: who can't be installed is in the table as not measured, with the reason
 $(VENV)/.peers: pyproject.toml $(VENV)/.bench
-	@echo "==> installing the rivals: Python packages, a Go gateway, sockudo (compiled: a quarter of an hour the first time)"
+	@echo "==> installing the rivals: Python packages, a Go gateway, sockudo (compiled: half an hour the first time)"
 	@$(BIN)/pip install --quiet --group peers || echo "==> not all Python packages of the group peers can be installed here"
-	@$(MAKE) --silent --keep-going -C bench/peers all || echo "==> not all of bench/peers can be built here"
+	@$(MAKE) --silent --keep-going -C bench/peers PYTHON=$(abspath $(BIN))/python all || echo "==> not all of bench/peers can be built here"
 	@touch $@
 
 bench-peers: tools $(VENV)/.peers ## Tidegate beside socketify, picows, websockets, sockudo and a Go gateway (about half an hour)

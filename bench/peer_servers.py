@@ -115,7 +115,7 @@ class Socketify(WiredPeer):
 
 class Picows(WiredPeer):
     name = "picows"
-    settings = "uvloop, aiofastnet, auto ping 30 s, read buffer 256 bytes; one send a member"
+    settings = "uvloop, aiofastnet (its default), auto ping 30 s, read buffer 256 bytes; one send a member"
 
 
 class Websockets(WiredPeer):

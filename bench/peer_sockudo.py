@@ -49,7 +49,7 @@ class Sockudo(Peer):
     @classmethod
     def version(cls) -> str:
         if not PROGRAM.exists():
-            raise rig.RigError("not installed; run make -C bench/peers sockudo (a quarter of an hour)")
+            raise rig.RigError("not installed; run make -C bench/peers sockudo (half an hour)")
         command = [str(PROGRAM), "--version"]
         said = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_S_MAX, check=False).stdout.split()
         return said[-1] if said else "unknown"

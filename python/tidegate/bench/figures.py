@@ -79,7 +79,7 @@ class Figures:
 
 def show(title: str, figures: Sequence[Figure], notes: Sequence[str]) -> None:
     servers = list(dict.fromkeys(server for figure in figures for server in (*figure.samples, *figure.absent)))
-    servers.sort(key=lambda name: name != "tidegate")
+    servers.sort(key=lambda name: (name != "tidegate", name.startswith("limit")))
     if any(count for figure in figures for count in figure.full.values()):
         notes = [*notes, FULL]
     table = Table(title=title, title_justify="left", caption="\n".join(notes), caption_justify="left")
