@@ -45,7 +45,7 @@ def memory(run: "PeersRun", name: str, row: int) -> None:
             crowd.open(part)
             held.append(settled_rss(server, settle_s))
         check_rooms(run, server, crowd, count)
-        case = f"{title(row)}{count:,} connections"
+        case = f"{title(row, count)}connections"
         run.figures.of(case, "user memory a connection", "bytes", 0).add(name, (held[2] - held[0]) / count)
         second_half = (held[2] - held[1]) / (count - count // 2)
         run.figures.of(case, "of the second half", "bytes", 0).add(name, second_half)
@@ -69,7 +69,7 @@ def handshakes(run: "PeersRun", name: str, row: int) -> None:
         opened = crowd.open(count)
         cpu = server.cpu_s() - cpu
         check_rooms(run, server, crowd, count)
-        case = f"{title(row)}{count:,} connections"
+        case = f"{title(row, count)}connections"
         run.figures.of(case, "handshakes", "1/s", 0).add(name, count / opened["seconds"], opened)
         run.figures.of(case, "server CPU a handshake", "us").add(name, cpu / count * 1e6)
 
@@ -89,15 +89,15 @@ def fan_out(run: "PeersRun", name: str, row: int) -> None:
     for members in AUDIENCES_QUICK if run.quick else AUDIENCES:
         with run.turn(name, row, members) as server:
             if server is None:
-                return
+                continue
             audience = Audience(run, server, members)
             if row == ALONE:
                 times = max(3, DELIVERIES_ALONE // (SPARED if run.quick else 1) // members)
-                case = f"{title(row)}{members:,} members, {MESSAGE_BYTES} B, alone"
+                case = f"{title(row, members)}members, {MESSAGE_BYTES} B, alone"
                 record(run, name, case, audience.publish(MESSAGE_BYTES, 1, times))
                 continue
             depth = BURST // (SPARED if run.quick else 1)
-            case = f"{title(row)}{members:,} members, {MESSAGE_BYTES} B, burst of {depth}"
+            case = f"{title(row, members)}members, {MESSAGE_BYTES} B, burst of {depth}"
             batch = 1 if name == "limit" else max(1, min(depth, DELIVERIES_A_TURN // members))
             record(run, name, case, audience.publish(MESSAGE_BYTES, depth, 1, batch))
             if name == "limit":
@@ -110,7 +110,7 @@ def steady(run: "PeersRun", name: str, row: int) -> None:
     for members in LATENCY_ROOMS:
         with run.turn(name, row, members) as server:
             if server is None:
-                return
+                continue
             room, due = f"chat:r{members}", members * RATE * seconds
             crowd = run.crowd(server, room, members)
             crowd.open(members)
@@ -119,7 +119,7 @@ def steady(run: "PeersRun", name: str, row: int) -> None:
             answer = crowd.wait_received(due, wait_s=5)
             cpu = server.cpu_s() - cpu
             check(server, answer, due)
-            case = f"{title(row)}{members:,} members, {RATE} messages/s"
+            case = f"{title(row, members)}members, {RATE} messages/s"
             for figure, key in (("p50", "latency_p50_ns"), ("p99", "latency_p99_ns")):
                 run.figures.of(case, figure, "us", 0).add(name, answer[key] / 1e3)
             run.figures.of(case, "server CPU a message", "us", 0).add(name, cpu / (RATE * seconds) * 1e6)
@@ -142,7 +142,7 @@ def small_rooms(run: "PeersRun", name: str, row: int) -> None:
         cpu = server.cpu_s() - cpu
         check(server, answer, published * MEMBERS)
         seconds = (answer["last_received_ns"] - began_ns) / 1e9
-        case = f"{title(row)}{count:,} connections, {count // MEMBERS:,} rooms"
+        case = f"{title(row, count)}connections, {count // MEMBERS:,} rooms"
         run.figures.of(case, "messages", "1/s", 0).add(name, published / seconds, answer)
         run.figures.of(case, "server CPU a delivery", "us", 2).add(name, cpu / published / MEMBERS * 1e6)
 
@@ -152,8 +152,9 @@ ROWS: dict[int, Measure] = {2: memory, 4: handshakes, 5: fan_out, 6: fan_out, 7:
 FROM_JETSTREAM = (7, 8)
 
 
-def title(row: int) -> str:
-    return f"{row}: "
+def title(row: int, size: int | None = None) -> str:
+    """What the names of a row's cases begin with, or of those of one size."""
+    return f"{row}: " if size is None else f"{row}: {size:,} "
 
 
 def measure(run: "PeersRun") -> None:

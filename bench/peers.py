@@ -36,7 +36,7 @@ class PeersRun(BenchRun):
     def __init__(self, peers: Sequence[type[Peer]], rows: Sequence[int], argv: Sequence[str]) -> None:
         super().__init__("peers", __doc__ or "", argv, connections=CONNECTIONS, messages=MESSAGES)
         self._peers, self.rows = list(peers), rows
-        self._why: dict[tuple[str, int], str] = {}
+        self._why: dict[tuple[str, str], str] = {}  # rival, row or case of a row -> why it has no figure
 
     def __enter__(self) -> Self:
         super().__enter__()
@@ -46,8 +46,10 @@ class PeersRun(BenchRun):
                 about[peer.name] = {"version": peer.version(), "settings": peer.settings, "threads": peer.threads}
             except rig.RigError as error:
                 self._peers.remove(peer)
-                self._why |= {(peer.name, row): str(error) for row in self.rows}
-            self._why |= {(peer.name, row): why for row, why in peer.cannot.items() if row in self.rows}
+                self._why |= {(peer.name, peer_rows.title(row)): str(error) for row in self.rows}
+            self._why |= {
+                (peer.name, peer_rows.title(row)): why for row, why in peer.cannot.items() if row in self.rows
+            }
         # with the options, what tells one result file from another
         self.options.rows, self.options.servers = list(self.rows), about
         add_stream(self.start_nats().url, "CHAT", SUBJECTS)
@@ -71,8 +73,9 @@ class PeersRun(BenchRun):
 
     @contextlib.contextmanager
     def turn(self, name: str, row: int, connections: int) -> Iterator[rig.Server | None]:
-        """A server of its own for one measurement; None for a rival that can't be measured in this row."""
-        if (name, row) in self._why:
+        """A server of its own for one measurement; None for a rival that failed in it before."""
+        case = peer_rows.title(row, connections)
+        if (name, case) in self._why:
             yield None
             return
         with self.part():
@@ -81,13 +84,13 @@ class PeersRun(BenchRun):
             except rig.RigError as error:
                 if name not in NAMES:
                     raise
-                self._why[name, row] = str(error)
+                self._why[name, case] = str(error)
 
     def servers_of(self, row: int) -> Iterator[str]:
         """All in the order of the columns, as often as is measured."""
         names = ["tidegate", *(peer.name for peer in self._peers), "limit"]
         for _ in range(self.runs):
-            yield from (name for name in names if (name, row) not in self._why)
+            yield from (name for name in names if (name, peer_rows.title(row)) not in self._why)
 
     def nats_backend(self) -> NatsBackend:
         return self._stack.enter_context(contextlib.closing(NatsBackend(self.start_nats().port, SUBJECT)))
@@ -103,14 +106,14 @@ class PeersRun(BenchRun):
         return self._stack.enter_context(peer(self.secret, nats.url if jetstream else ""))
 
     def _say_who_is_absent(self) -> None:
-        for (name, row), why in self._why.items():
+        for (name, case), why in self._why.items():
             for figure in self.figures:
-                if figure.case.startswith(peer_rows.title(row)):
+                if figure.case.startswith(case):
                     figure.samples.pop(name, None)
                     figure.absent[name] = why
         for name, why in dict.fromkeys((name, why) for (name, _), why in self._why.items()):
-            rows = ", ".join(str(row) for (who, row), its in self._why.items() if (who, its) == (name, why))
-            self.notes.append(f"{name} not measured in row {rows}: {why}")
+            cases = "; ".join(case.strip(": ") for (who, case), its in self._why.items() if (who, its) == (name, why))
+            self.notes.append(f"{name} not measured in row {cases}: {why}")
 
 
 def peers() -> None:
