@@ -13,11 +13,18 @@ use crate::{
     timers::tick_before,
 };
 
-/// Members of a fan-out visited before others get their turn: about a millisecond of sends.
+/// Writes to members of a fan-out before others get their turn: about a millisecond of sends.
 const SLICE: usize = 256;
+/// So many bytes cost the kernel as much time as the write they go out with.
+const BYTES_A_WRITE: usize = 4096;
+
+/// What a write of `bytes` takes of a budget: without it a slice of long bursts would last ten times as long as one of single messages.
+pub(crate) fn weight(bytes: usize) -> usize {
+    1 + bytes / BYTES_A_WRITE
+}
 
 impl Hub {
-    /// Writes what is owed, at most about `budget` writes; `true` when more could be written at once.
+    /// Writes what is owed, at most about `budget` short writes or their worth; `true` when more could be written at once.
     /// Connections with few members' worth of work go first; a giant fan-out gets slices in between.
     pub fn drive_writes(&mut self, budget: usize, wire: &mut impl Wire, now: Millis) -> bool {
         let mut left = budget;
@@ -25,10 +32,10 @@ impl Hub {
             // half for the small ones, so that they can't keep a fan-out from ever going on
             let share = if self.fanout.is_idle() { left } else { left.div_ceil(2) };
             let written = self.write_dirty(share, wire, now);
-            left -= written;
-            let visited = self.fan_out(SLICE.min(left), wire, now);
-            left = left.saturating_sub(visited);
-            if written + visited == 0 {
+            left = left.saturating_sub(written);
+            let fanned = self.fan_out(SLICE.min(left), wire, now);
+            left = left.saturating_sub(fanned);
+            if written + fanned == 0 {
                 break;
             }
         }
@@ -122,18 +129,20 @@ impl Hub {
         }
     }
 
-    /// Returns how many entries of the queue it took, `limit` at most.
+    /// Returns the weight of its writes: `limit` at most, but for the last of them.
     fn write_dirty(&mut self, limit: usize, wire: &mut impl Wire, now: Millis) -> usize {
-        for taken in 0..limit {
-            let Some(slot) = self.dirty.pop_front() else {
-                return taken;
-            };
+        let mut used = 0;
+        while used < limit
+            && let Some(slot) = self.dirty.pop_front()
+        {
+            let before = self.stats.bytes_out;
             // a slot that was let again since it was queued is not dirty
             if self.slab.at_mut(slot).is_some_and(|client| std::mem::take(&mut client.dirty)) {
                 self.write(slot, wire, now);
             }
+            used += weight((self.stats.bytes_out - before) as usize);
         }
-        limit
+        used
     }
 
     fn write(&mut self, slot: u32, wire: &mut impl Wire, now: Millis) {

@@ -10,6 +10,7 @@ use hashbrown::HashMap;
 
 use crate::{
     Group, Hub, Millis, Sent, Wire,
+    delivery::weight,
     group::Encoding,
     outbox::{PARTS_MAX, Parts},
     ws::deflate::Deflater,
@@ -192,7 +193,7 @@ impl Hub {
         self.scratch = slots;
     }
 
-    /// One slice of the job whose turn it is. Returns how many members it visited, `limit` at most.
+    /// One slice of the job whose turn it is. Returns the weight of its writes: `limit` at most, or one write's.
     pub(crate) fn fan_out(&mut self, limit: usize, wire: &mut impl Wire, now: Millis) -> usize {
         if limit == 0 {
             return 0;
@@ -204,6 +205,8 @@ impl Hub {
             job.begin_pass(self.settings.outbox_bytes_max / 4);
         }
         let (room, cursor, groups) = (job.room, job.cursor, Arc::clone(&job.pass));
+        let each = weight(groups.iter().map(|group| group.len_bytes()).sum());
+        let limit = (limit / each).max(1);
         let mut slots = std::mem::take(&mut self.scratch);
         if let Some(room) = self.rooms.get(room) {
             room.members.copy_from(cursor, limit, &mut slots);
@@ -221,7 +224,7 @@ impl Hub {
             self.end_pass(id);
         }
         // a slice without members costs a turn all the same, or a loop over such would never end
-        visited.max(1)
+        visited.max(1) * each
     }
 
     fn end_pass(&mut self, id: JobId) {

@@ -88,6 +88,21 @@ fn a_small_room_does_not_wait_for_a_giant() {
 }
 
 #[test]
+fn a_small_room_waits_for_no_more_of_a_giants_burst_than_of_its_single_messages() {
+    let mut world = world();
+    let members = crowd(&mut world, 1000, "giant");
+    for _ in 0..50 {
+        world.publish_except("giant", &"x".repeat(512), None);
+    }
+    let before = world.hub.stats().writes;
+    world.hub.drive_writes(32, &mut world.sockets, world.now);
+    // 25 KiB a member are worth seven short writes
+    assert_eq!(world.hub.stats().writes - before, 32 / 7 + 1);
+    world.settle();
+    assert_eq!(world.texts(members[999]).len(), 50);
+}
+
+#[test]
 fn two_giants_take_turns() {
     let mut world = world();
     crowd(&mut world, 2000, "a");

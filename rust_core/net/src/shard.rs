@@ -337,10 +337,10 @@ impl Wire for Sockets<'_> {
 
 /// One read: what a usual client has ready, and the largest message of the default settings at once.
 const READ_BYTES: usize = 64 * 1024;
-/// What each step of a pass may take before the next has its turn: what a newcomer waits behind a giant fan-out, a burst of
-/// publishes or of TLS handshakes. A thousand context switches' worth, and far below what people notice.
-const STEP_TIME_MAX: Duration = Duration::from_millis(3);
-/// The clock is looked at after so many: with whole outboxes in each write they are some megabytes.
+/// What each step of a pass may take before the next has its turn: what a newcomer or a small room waits behind a giant fan-out, a
+/// burst of publishes or of TLS handshakes. As long as a message from the bus takes anyway, and a hundred times what a pass itself costs.
+const STEP_TIME_MAX: Duration = Duration::from_millis(1);
+/// The clock is looked at after so many short writes, or their worth in bytes: a tenth of a millisecond.
 const WRITES_A_CALL: usize = 32;
 const WRITES_A_PASS: usize = 1024;
 /// The scrape of a busy shard is at most this old.
