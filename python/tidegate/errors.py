@@ -12,7 +12,8 @@ Rule: everything that ends a command with a message is a `TidegateError`; its cl
     TidegateError
     ├── ConfigError     a setting, file or name that cannot be
     ├── StartError      the machine refuses a resource
-    └── BusError        a backend did not take or confirm a message
+    ├── BusError        a backend did not take or confirm a message
+    └── UpstreamError   a backend gave no answer to a request
 """
 
 import difflib
@@ -56,6 +57,10 @@ class StartError(TidegateError):
 
 class BusError(TidegateError):
     """A backend did not take or confirm a message."""
+
+
+class UpstreamError(TidegateError):
+    """A backend gave no answer to a request: not reached, too slow, or left alone for a while after many failures."""
 
 
 def unknown_name(kind: str, name: str, valid: Iterable[str]) -> ConfigError:

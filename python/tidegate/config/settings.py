@@ -189,10 +189,39 @@ class Nats(Section):
     ensure_streams: bool = setting(True, "bool", "creates missing streams at start; false where operators own them")
 
 
+class Redis(Section):
+    url: Text = setting("", "URL", "redis://host:6379/0, rediss:// with TLS; empty = this node is alone")
+    streams: Annotated[
+        Texts, _each_matches(r"[^\s.*>/\\]{1,255}", "a stream's name has no blanks and none of . * > / \\")
+    ] = setting(("CHAT", "NOTIFY"), "list", "Redis streams to consume; empty = none, only what other nodes broadcast")
+    stream_length: Whole = setting(
+        100_000, "entries", "about what a stream keeps for nodes that are away: an hour of 30 a second", ge=1000
+    )
+    channel: Text = setting(
+        "", "text", "Pub/Sub channel to the other nodes; empty = tidegate's own, with tidegate's own envelope"
+    )
+
+
+class Backend(Section):
+    url: Text = setting("memory:", "URL", "REST backend of profiles that ask one; memory: = a chat inside the process")
+    key: Secret = setting("", "secret", "sent to the backend's internal endpoints; no default, since it opens them")
+    timeout: Duration = setting("10s", "time", "for a whole request; the contract's", ge=MS, le=30)
+    max_requests: Whole = setting(
+        256, "requests", "on their way at once; the others wait, so that a slow backend is not buried", ge=1, le=16384
+    )
+    body_style: Literal["camel", "snake", "both"] = setting(
+        "camel", "word", "names in request bodies: the original gateway's, the published backend's, or all of them"
+    )
+    members_cache_ttl: Duration = setting(
+        "2s", "time", "a chat's members are asked for at most so often; 0 = for each event, as in the original", ge=0
+    )
+
+
 class Metrics(Section):
     host: Text = setting("0.0.0.0", "address", "Prometheus comes from elsewhere, and the original listens everywhere")  # noqa: S104
     port: Whole = setting(9090, "port", "the contract's; 0 takes any free one", ge=0, le=65535)
     enabled: bool = setting(True, "bool", "the contract's")
+    shared: bool = setting(False, "bool", "true serves /metrics on server.port, where clients see it too")
 
 
 class Ws(Section):
@@ -227,11 +256,20 @@ class Ws(Section):
     message_burst: Whole = setting(
         200, "messages", "that may come at once, such as joins after a reconnect", ge=1, le=1_000_000
     )
+    message_rate_per_user: Whole = setting(
+        0, "1/s", "messages a user, over all connections, where a profile knows users; 0 = no limit", ge=0, le=1_000_000
+    )
     max_rooms: Whole = setting(1000, "rooms", "a connection; more is closed 1008", ge=1, le=1_000_000)
     ping_interval: Duration = setting(
         "30s", "time", "the contract's; below the 60s after which proxies cut idle sockets", ge=MS
     )
     pong_timeout: Duration = setting("10s", "time", "nothing heard so long after a ping: closed", ge=MS)
+    unanswered_pings: Whole = setting(
+        2, "pings", "in a row before pong_timeout runs; 1 drops a silent client one interval sooner", ge=1, le=100
+    )
+    auth_timeout: Duration = setting(
+        "0s", "time", "after the upgrade, where a profile's clients log in by a message; 0 = no limit", ge=0
+    )
     write_timeout: Duration = setting("10s", "time", "bytes owed and none taken so long: dropped", ge=MS)
     close_timeout: Duration = setting("5s", "time", "for the peer to answer a close frame", ge=MS)
     outbox_bytes: Size = setting(
@@ -305,6 +343,8 @@ class Settings(BaseSettings):
     server: Server = Server()
     jwt: Jwt = Jwt()
     nats: Nats = Nats()
+    redis: Redis = Redis()
+    backend: Backend = Backend()
     metrics: Metrics = Metrics()
     ws: Ws = Ws()
     rooms: Rooms = Rooms()
