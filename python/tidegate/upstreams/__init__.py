@@ -1,0 +1,122 @@
+"""Requests to backends: the contract that every upstream keeps, and the only place that finds one by its URL scheme.
+
+A profile asks with `Call`; the gateway awaits `Upstream.call`. Whatever the backend does, a call ends: with an answer
+of any status, or with UpstreamError. Rule: one file an upstream, named like its URL scheme, with a function
+`open_upstream`; `tests/contract/test_upstream.py` runs on each.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from tidegate.errors import unknown_name
+from tidegate.profile import HttpAnswer, HttpRequest
+
+__all__ = [
+    "LATENCY_BOUNDS",
+    "UNAVAILABLE",
+    "BackendSettings",
+    "Upstream",
+    "UpstreamSettings",
+    "UpstreamStats",
+    "open_upstream",
+    "scheme_of",
+]
+
+# The message of every UpstreamError of a call: a client may read it, so it never says more
+UNAVAILABLE = "backend unavailable"
+# Seconds. From a backend in the same rack to the longest time-out that a contract knows
+LATENCY_BOUNDS: tuple[float, ...] = (
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamStats:
+    """Plain counters since the start, read at a scrape."""
+
+    # (method, outcome): the HTTP status as text, or `unavailable` | `timeout` | `circuit_open` | `too_large`
+    requests: Mapping[tuple[str, str], int]
+    latency_bounds: Sequence[float]
+    latency_counts: Mapping[str, Sequence[int]]  # method -> one count a bound and one beyond; not cumulative
+    latency_sums: Mapping[str, float]  # method -> seconds; waiting included, what the open circuit refused is not
+    lookups: Mapping[str, int]  # of requests with `shared_s`: `hit` | `miss` | `merged`
+    in_flight: int  # sent and not answered now
+    waiting: int  # for one of those to end, now
+    circuit_open: bool
+
+
+class Upstream(Protocol):
+    """Nothing is connected before the first call; only calls need a running loop."""
+
+    async def call(self, method: str, request: HttpRequest) -> HttpAnswer:
+        """Asks once. `method` is one of few words, for metrics only.
+
+        Any status is an answer. UpstreamError when none came, whatever the reason; its cure is for the log. Requests
+        with `shared_s` and the same verb and path share an answer, or a failure. A caller may be cancelled at any time.
+        """
+
+    def stats(self) -> UpstreamStats: ...
+
+    def is_ready(self) -> bool:
+        """False when calls fail at once: the circuit is open, or the upstream is closed."""
+
+    async def close(self, within_s: float) -> None:
+        """Refuses new calls, gives those on their way `within_s`, then ends them with UpstreamError."""
+
+
+class Secret(Protocol):
+    def get_secret_value(self) -> str: ...
+
+
+class BackendSettings(Protocol):
+    """What upstreams read; `config` says what each means."""
+
+    @property
+    def key(self) -> Secret: ...
+    @property
+    def timeout(self) -> float: ...  # seconds
+    @property
+    def max_requests(self) -> int: ...
+
+
+class UpstreamSettings(Protocol):
+    @property
+    def backend(self) -> BackendSettings: ...
+
+
+def open_upstream(url: str, settings: UpstreamSettings) -> Upstream:
+    """The upstream that serves the URL's scheme. A URL that cannot be right is a ConfigError."""
+    module = importlib.import_module(f"{__name__}.{scheme_of(url)}")
+    upstream: Upstream = module.open_upstream(url, settings)
+    return upstream
+
+
+def scheme_of(url: str) -> str:
+    """The name of the upstream's file."""
+    scheme = url.partition(":")[0].strip().lower() if ":" in url else ""
+    scheme = SAME_UPSTREAM.get(scheme, scheme)
+    files = [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
+    if scheme not in files:
+        # The name only: what follows it may hold a password.
+        valid = [f"{name}:" for name in [*files, *SAME_UPSTREAM]]
+        raise unknown_name("backend URL scheme", scheme if scheme.isalnum() else "", valid)
+    return scheme
+
+
+# Schemes that are ways to reach an upstream named otherwise.
+SAME_UPSTREAM = {"https": "http"}
