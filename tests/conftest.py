@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from tests.buses import NatsBackend, backend_on
+from tests.rest_backend import RestBackend
 from tests.servers import NatsServer
 
 
@@ -54,6 +55,28 @@ async def own_nats(nats_server: NatsServer) -> AsyncIterator[NatsBackend]:
 async def calm_nats(calm_nats_server: NatsServer) -> AsyncIterator[NatsBackend]:
     async with backend_on(calm_nats_server) as backend:
         yield backend
+
+
+@pytest.fixture(scope="session")
+def rest_process(servers_wanted: None) -> Iterator[RestBackend]:
+    """Ask for `rest_backend` instead."""
+    backend = RestBackend()
+    try:
+        yield backend
+    finally:
+        backend.remove()
+
+
+@pytest.fixture
+def rest_backend(rest_process: RestBackend) -> RestBackend:
+    """One process for all tests, as new for each: it forgets, and comes back if a test killed or froze it."""
+    if rest_process.is_alive():
+        rest_process.thaw()
+    else:
+        rest_process.kill()
+        rest_process.start()
+    rest_process.reset()
+    return rest_process
 
 
 @pytest.fixture

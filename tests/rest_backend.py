@@ -1,0 +1,151 @@
+"""A real REST backend for tests: a process of its own that answers as one of the two that exist, or as it is told.
+
+Rule: as with every server of the tests, a free port, started and ended by its own id, and the same port after a crash.
+"""
+
+import atexit
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.servers import START_S_MAX, STOP_S_MAX, free_port
+
+CONTROL_S_MAX = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    call: str  # auth | members | send | react | read | unknown
+    verb: str
+    path: str
+    headers: Mapping[str, str]  # lower-case names
+    body: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class RestBackend:
+    """`start` after `kill` or `stop`: the same port, nothing remembered.
+
+    Token `user-7` is user 7, `User 7` by name; a token that begins with "bad" is refused; any other is somebody too.
+    Chat 1 has everybody who authenticated as a member; other chats are 404, unless `members` was told. The methods:
+
+        tell(...)      changes how it behaves from now on, by these names; what is not named stays:
+          shape          "original" (user_id, name; camel bodies) | "published" (id, first_name, ...; snake bodies)
+          key            the X-Internal-API-Key that calls auth and members need; `KEY` until told otherwise
+          members        {"1": [2, 3]}: the members of chats, by chat id as text
+          member_form    "user_id" | "id" | "userId": the name of a member's id in the original's shape
+          chat_id_in     calls whose answer says the chat: ["send"] until told otherwise; also "react", "read"
+          refuse         {call: [status, body]}, as {"send": [403, {"error": "x"}]}
+          lie            {call: "bad_json" | "wrong_types" | "not_an_object" | "empty" | "no_content" (204) |
+                         "accepted" (202) | "server_error" (500) | "too_large"}
+          slow           {call: seconds} before each answer
+          hold           [call]: no answer until it is told otherwise
+                         (in refuse, lie, slow and hold, "all" stands for every call)
+        reset()        forgets all of that, what it received, and everybody
+        requests(call) what it received, in order
+        together()     the most requests that were in it at once; inside(): those that are now
+        kill(), stop(), start(), freeze(), thaw()
+    """
+
+    KEY = "internal-key"
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.directory = Path(tempfile.mkdtemp(prefix="tidegate-rest-"))
+        self.log = self.directory / "log"
+        self._process: subprocess.Popen[bytes] | None = None
+        atexit.register(self.remove)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def is_alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        assert not self.is_alive(), "the backend is running"
+        command = [sys.executable, "-m", "tests.rest_app", str(self.port)]
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=Path(__file__).parent.parent)
+        deadline = time.monotonic() + START_S_MAX
+        while not self._answers():
+            if not self.is_alive() or time.monotonic() > deadline:
+                self.kill()
+                pytest.fail(f"the backend did not start on port {self.port}:\n{self.log.read_text()[-2000:]}")
+            time.sleep(0.01)  # another process's readiness can only be asked
+
+    def stop(self) -> None:
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self._end(signal.SIGKILL)
+
+    def freeze(self) -> None:
+        """The process stops in its tracks and its connections stay open: what a lost network or host does."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def remove(self) -> None:
+        self.kill()
+        shutil.rmtree(self.directory, ignore_errors=True)
+        atexit.unregister(self.remove)
+
+    def tell(self, **behaviour: Any) -> None:
+        self._control("/_tell", behaviour)
+
+    def reset(self) -> None:
+        self.tell(reset=True)
+
+    def requests(self, call: str = "") -> list[Received]:
+        received = [Received(**fields) for fields in self._control("/_seen")["requests"]]
+        return [request for request in received if call in ("", request.call)]
+
+    def together(self) -> int:
+        return int(self._control("/_seen")["together"])
+
+    def inside(self) -> int:
+        return int(self._control("/_seen")["inside"])
+
+    def _control(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        with urllib.request.urlopen(self.url + path, data=data, timeout=CONTROL_S_MAX) as answer:
+            return json.load(answer)
+
+    def _answers(self) -> bool:
+        try:
+            self._control("/_seen")
+        except OSError:
+            return False
+        return True
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None, "the backend is not running"
+        self._process.send_signal(number)
+
+    def _end(self, number: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.send_signal(number)
+        try:
+            process.wait(STOP_S_MAX)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
