@@ -15,6 +15,7 @@ UPGRADE: Final = 1
 MESSAGE: Final = 2
 CLOSED: Final = 3
 FAILED: Final = 4
+OVERDUE: Final = 5
 
 # Commands begin with one of these
 ADMIT: Final = 1
@@ -25,6 +26,9 @@ JOIN: Final = 5
 LEAVE: Final = 6
 SESSION: Final = 7
 CLOSE: Final = 8
+PUBLISH_ROOMS: Final = 9
+USER: Final = 10
+HOLD: Final = 11
 
 def run_limit(arguments: Sequence[str]) -> None:
     """The limit program of the benchmarks (`bench/limit`), until its driver says `exit`; its ports go to stdout.
@@ -113,6 +117,9 @@ class Engine:
         Returns the number of publishes, the first message that the profile must be asked about and the one after the last
         of those (both `len(messages)` when all were plain), and `pressed()`.
         """
+
+    def claim_user(self, user: str) -> bool:
+        """Whether `user` may be on one connection more. It counts as one from now on: the command USER must follow."""
 
     def pressed(self) -> bool:
         """Whether more is queued for fan-out than `backlog_bytes_max`: hold back bus messages until the eventfd wakes you."""

@@ -20,6 +20,10 @@ ERROR_TYPES: tuple[str, ...] = ("bad_json", "queue_full", "slow_close", "nats_de
 ERROR_TYPES_MAX = 64
 
 
+# Of one metric of a profile: event names, error codes; the same bound for one that forgets it.
+LABELS_MAX = 64
+
+
 @dataclass(slots=True)
 class GatewayCounters:
     """Totals since the start. One thread writes; a scrape may read at any moment."""
@@ -30,6 +34,7 @@ class GatewayCounters:
     broadcasts: int = 0  # bus messages and client events turned into a PUBLISH
     profile_errors: int = 0  # exceptions that escaped a profile; each cost one connection or one bus message
     errors: dict[str, int] = field(default_factory=lambda: dict.fromkeys(ERROR_TYPES, 0))
+    added: dict[str, dict[str, int]] = field(default_factory=dict)  # a profile's own metrics: name -> label -> total
     latency_bounds: Sequence[float] = LATENCY_BUCKETS  # ascending, seconds, without +Inf
     latency_counts: list[int] = field(default_factory=list)  # one a bound and one beyond; not cumulative
     latency_sum: float = 0.0  # seconds
@@ -41,6 +46,12 @@ class GatewayCounters:
         """Counts `messages` that each took `seconds`: a batch is handed over as one."""
         self.latency_counts[bisect_left(self.latency_bounds, seconds)] += messages
         self.latency_sum += seconds * messages
+
+    def add(self, family: str, label: str, amount: int = 1) -> None:
+        values = self.added.setdefault(family, {})
+        if label not in values and len(values) >= LABELS_MAX:
+            label = "other"
+        values[label] = values.get(label, 0) + amount
 
     def count_error(self, kind: str) -> None:
         if kind not in self.errors and len(self.errors) >= ERROR_TYPES_MAX:

@@ -22,7 +22,9 @@ MessageEvent: TypeAlias = tuple[Literal[2], int, bytes, bytes, bool]
 ClosedEvent: TypeAlias = tuple[Literal[3], int, bytes, int]
 # FAILED, conn, close code and reason: the client broke a rule; to be closed with CLOSE once its messages are answered
 FailedEvent: TypeAlias = tuple[Literal[4], int, int, str]
-Event: TypeAlias = UpgradeEvent | MessageEvent | ClosedEvent | FailedEvent
+# OVERDUE, conn, session: no user within Options["auth_ms"]; told once
+OverdueEvent: TypeAlias = tuple[Literal[5], int, bytes]
+Event: TypeAlias = UpgradeEvent | MessageEvent | ClosedEvent | FailedEvent | OverdueEvent
 
 # ADMIT, conn, session, user or None, rooms, texts, subprotocol or None, and close code with reason or None
 AdmitCommand: TypeAlias = tuple[
@@ -42,6 +44,12 @@ LeaveCommand: TypeAlias = tuple[Literal[6], int, str]
 SessionCommand: TypeAlias = tuple[Literal[7], int, bytes]
 # CLOSE, conn, code, reason
 CloseCommand: TypeAlias = tuple[Literal[8], int, int, str]
+# PUBLISH_ROOMS, rooms, payload, and whether it is text: the same to each room, encoded once
+PublishRoomsCommand: TypeAlias = tuple[Literal[9], Sequence[str], bytes, bool]
+# USER, conn, user: who is on it now, after `Engine.claim_user` said that there may be one more
+UserCommand: TypeAlias = tuple[Literal[10], int, str]
+# HOLD, conn, and whether what it sends from now on waits in its socket
+HoldCommand: TypeAlias = tuple[Literal[11], int, bool]
 Command: TypeAlias = (
     AdmitCommand
     | RefuseCommand
@@ -51,6 +59,9 @@ Command: TypeAlias = (
     | LeaveCommand
     | SessionCommand
     | CloseCommand
+    | PublishRoomsCommand
+    | UserCommand
+    | HoldCommand
 )
 
 
@@ -67,6 +78,7 @@ class Options(TypedDict):
     connections_per_address_max: int  # 0 = no limit
     connections_per_user_max: int  # 0 = no limit
     handshakes_per_s: int  # 0 = no limit
+    upgrade_required_status: int  # HTTP status for a request to one of ws_paths that is no upgrade
     head_bytes_max: int
     headers_max: int
     handshake_ms: int
@@ -76,9 +88,12 @@ class Options(TypedDict):
     fragments_max: int
     message_rate: int  # 0 = no limit
     message_burst: int
+    rate_answer: bytes | None  # text that answers a discarded message beyond the rate; None = close with 1008
+    auth_ms: int  # 0 = a connection may be without a user for ever
     rooms_max: int
     ping_interval_ms: int
     pong_timeout_ms: int
+    unanswered_pings: int  # in a row, until pong_timeout_ms runs
     write_timeout_ms: int
     close_timeout_ms: int
     outbox_bytes_max: int
@@ -105,6 +120,7 @@ def options_of(settings: Settings, spec: ProfileSpec, http_socket: str) -> Optio
         connections_per_address_max=ws.max_connections_per_address,
         connections_per_user_max=ws.max_connections_per_user,
         handshakes_per_s=ws.handshakes_per_second,
+        upgrade_required_status=spec.upgrade_required,
         head_bytes_max=ws.max_header_size,
         headers_max=ws.max_headers,
         handshake_ms=_ms(ws.handshake_timeout),
@@ -114,9 +130,12 @@ def options_of(settings: Settings, spec: ProfileSpec, http_socket: str) -> Optio
         fragments_max=ws.max_fragments,
         message_rate=ws.message_rate,
         message_burst=ws.message_burst,
+        rate_answer=spec.rate_answer,
+        auth_ms=_ms(ws.auth_timeout) if ws.auth_timeout else 0,
         rooms_max=ws.max_rooms,
         ping_interval_ms=_ms(ws.ping_interval),
         pong_timeout_ms=_ms(ws.pong_timeout),
+        unanswered_pings=ws.unanswered_pings,
         write_timeout_ms=_ms(ws.write_timeout),
         close_timeout_ms=_ms(ws.close_timeout),
         outbox_bytes_max=ws.outbox_bytes,

@@ -115,6 +115,28 @@ class Publish:
 
 
 @dataclass(slots=True)
+class PublishRooms:
+    """The same text message to each of many rooms of this node, encoded once. Who is in two of them gets it twice."""
+
+    rooms: Sequence[str]
+    payload: bytes
+
+
+@dataclass(slots=True)
+class Identify:
+    """Says who is on this connection from now on. Answered at once: False if the user has no connection left."""
+
+    user: str
+
+
+@dataclass(slots=True)
+class ToNodes:
+    """A message for the other nodes, in an envelope of the profile's own; its `on_node` gets it there. At most once."""
+
+    data: bytes
+
+
+@dataclass(slots=True)
 class ToBus:
     """A message for the backends."""
 
@@ -138,6 +160,15 @@ class Count:
     name: str
     label: str = ""
     detail: str = ""
+
+
+@dataclass(slots=True)
+class Add:
+    """Adds to a metric that the profile declared in `ProfileSpec.families`. A label is never a client's own word."""
+
+    family: str
+    label: str = ""
+    amount: int = 1
 
 
 @dataclass(slots=True)
@@ -191,7 +222,23 @@ class Rejected:
 
 
 Action: TypeAlias = (
-    Admit | Refuse | Reply | Send | Join | Leave | SetSession | Publish | ToBus | Close | Count | Verify | Call
+    Admit
+    | Refuse
+    | Reply
+    | Send
+    | Join
+    | Leave
+    | SetSession
+    | Identify
+    | Publish
+    | PublishRooms
+    | ToNodes
+    | ToBus
+    | Close
+    | Count
+    | Add
+    | Verify
+    | Call
 )
 Steps: TypeAlias = Generator[Action, Any, None]
 
@@ -228,6 +275,37 @@ class MetricNames:
 
 
 @dataclass(frozen=True)
+class Family:
+    """A metric of a contract that `MetricNames` has no place for: what `Add` counted and what the engine did."""
+
+    name: str  # full, as scraped
+    text: str
+    label: str = ""  # its name; "" = the metric is one number
+    known: tuple[str, ...] = ()  # label values that are there from the start
+    engine: Mapping[str, str] = field(default_factory=dict)  # label value ("" without) -> key of `Engine.stats`
+
+
+@dataclass(frozen=True)
+class BackendMetrics:
+    """Full names of what is counted of calls to the upstream, and of messages between nodes."""
+
+    requests: str  # counter with the labels `call` and `status`
+    seconds: str  # histogram with the label `call`
+    lookups: str  # counter with the label `result`: answers that were shared
+    published: str
+    received: str
+
+
+@dataclass(frozen=True)
+class FromEnvironment:
+    """What a profile made of variables that are no plain text of one setting."""
+
+    values: Mapping[str, object]  # setting key -> value as the configuration file would have it
+    names: Mapping[str, str]  # setting key -> the variable it comes from
+    warnings: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
 class ProfileSpec:
     """Everything the composition root must know of a profile; each file in `profiles/` exports one as `PROFILE`."""
 
@@ -243,6 +321,18 @@ class ProfileSpec:
     needs_token: bool
     metrics: MetricNames | None
     build: Callable[[Any], Profile]  # Settings -> Profile
+    read_environment: Callable[[Mapping[str, str]], FromEnvironment] | None = None  # wins over `env_names`
+    dotenv: bool = False  # `.env` in the working directory counts where the environment says nothing
+    upstream: str | None = None  # setting key of the URL of what `Call("backend", ...)` asks; None = nothing
+    # setting key -> variable without which nothing starts, unless the upstream is in the process
+    required: Mapping[str, str] = field(default_factory=dict)
+    families: tuple[Family, ...] = ()
+    backend_metrics: BackendMetrics | None = None
+    # the text that answers a message beyond ws.message_rate, which is discarded; None = its sender is closed with 1008
+    rate_answer: bytes | None = None
+    # path -> media type and body: the whole of what plain HTTP gets beside /ready; None = the gateway's own API
+    pages: Mapping[str, tuple[str, bytes]] | None = None
+    upgrade_required: int = 426  # HTTP status of a plain request to a WebSocket path
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +354,22 @@ class HasBusRule(Protocol):
     """A profile whose plain events need no decision."""
 
     def bus_rule(self) -> BusRule: ...
+
+
+@runtime_checkable
+class HasOverdue(Protocol):
+    """A profile whose clients say who they are by a message, within `ws.auth_timeout`."""
+
+    def on_overdue(self, session: Session) -> Steps:
+        """Nobody was identified in time; told once a connection, after what it sent before."""
+
+
+@runtime_checkable
+class HasNodes(Protocol):
+    """A profile with an envelope of its own for messages between nodes."""
+
+    def on_node(self, data: bytes, now: float) -> Iterable[Action]:
+        """What another node sent with `ToNodes`, or this one: `PublishRooms`, `Count` and `Add` only."""
 
 
 @runtime_checkable

@@ -22,6 +22,8 @@ class FakeEngine:
         self.commands: list[Command] = []
         self.batches = 0
         self.is_pressed = False
+        self.claimed: list[str] = []
+        self.full: set[str] = set()  # users who may have no connection more
 
     def drain(self, limit: int) -> list[Event]:
         taken, self.events = self.events[:limit], self.events[limit:]
@@ -43,6 +45,12 @@ class FakeEngine:
 
     def uuid(self, conn: int) -> str:
         return f"uuid-{conn}"
+
+    def claim_user(self, user: str) -> bool:
+        if user in self.full:
+            return False
+        self.claimed.append(user)
+        return True
 
     def taken(self) -> list[Command]:
         commands, self.commands = self.commands, []
@@ -121,6 +129,8 @@ class Bench:
         on_bus: Callable[[BusMessage], Any] | None = None,
         on_close: Callable[[Session, int], Any] | None = None,
         bus_rule: Callable[[], BusRule] | None = None,
+        on_overdue: Callable[[Session], Any] | None = None,
+        on_node: Callable[[bytes, float], Any] | None = None,
         engine: FakeEngine | None = None,
         upstreams: dict[str, Callable[[str, Any], Awaitable[Any]]] | None = None,
     ) -> None:
@@ -132,6 +142,8 @@ class Bench:
             "on_bus": on_bus,
             "on_close": on_close,
             "bus_rule": bus_rule,
+            "on_overdue": on_overdue,
+            "on_node": on_node,
         }
         for name, method in replaced.items():
             if method is not None:

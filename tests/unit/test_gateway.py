@@ -1,18 +1,28 @@
 """The two pumps between fakes: what each action becomes, and that nobody's fault costs anybody else anything."""
 
-import asyncio
 import logging
 
 import pytest
-from tidegate._core import ADMIT, CLOSE, CLOSED, FAILED, JOIN, LEAVE, MESSAGE, PUBLISH, REFUSE, SEND, SESSION, UPGRADE
+from tidegate._core import (
+    ADMIT,
+    CLOSE,
+    FAILED,
+    JOIN,
+    LEAVE,
+    MESSAGE,
+    PUBLISH,
+    REFUSE,
+    SEND,
+    SESSION,
+    UPGRADE,
+)
 from tidegate.engine import Event
 from tidegate.gateway import sessions
 from tidegate.gateway.actions import PUBLISHES_MAX
-from tidegate.gateway.clients import BATCH_MAX, DEFERRED_MAX, QUERY_FIELDS_MAX, split_target
+from tidegate.gateway.clients import BATCH_MAX, QUERY_FIELDS_MAX, split_target
 from tidegate.profile import (
     Action,
     Admit,
-    Call,
     Claims,
     Close,
     Count,
@@ -31,7 +41,7 @@ from tidegate.profile import (
     Verify,
 )
 
-from tests.unit.gateway_fakes import GOOD_TOKEN, Bench, answering, settled
+from tests.unit.gateway_fakes import GOOD_TOKEN, Bench, answering
 
 INTERNAL_ERROR = (REFUSE, 1, 500, b'{"error":"internal"}', None)
 CLOSE_1011 = (CLOSE, 1, 1011, "internal error")
@@ -248,106 +258,9 @@ def test_counts_become_labels_of_the_error_metric() -> None:
 
 def test_a_flood_of_faults_is_counted_in_full_and_logged_at_a_pace(caplog: pytest.LogCaptureFixture) -> None:
     bench = Bench(on_message=answering(Count("bad_json", detail="told")))
-    bench.serve(*[(MESSAGE, 1, b"", b"", True)] * 100)
-    assert bench.counters.errors["bad_json"] == 100
+    bench.serve(*[(MESSAGE, 1, b"", b"", True)] * BATCH_MAX)
+    assert bench.counters.errors["bad_json"] == BATCH_MAX
     assert caplog.text.count("told") == 1
-
-
-# --- upstreams --------------------------------------------------------------------------------------------------------
-
-
-def calling(_session: Session, payload: bytes, _text: bool) -> Steps:
-    answer = (yield Call("backend", "echo", payload)) if payload.startswith(b"call") else payload
-    yield Reply(answer)
-
-
-async def test_messages_behind_a_call_wait_in_order_and_others_do_not() -> None:
-    answer = asyncio.get_running_loop().create_future()
-
-    async def backend(_method: str, _payload: object) -> bytes:
-        return bytes(await answer)
-
-    bench = Bench(on_message=calling, upstreams={"backend": backend})
-    events: list[Event] = [(MESSAGE, 1, b"", payload, True) for payload in (b"call", b"second", b"third")]
-    assert bench.serve(*events, (MESSAGE, 2, b"", b"other", True)) == [(SEND, 2, b"other", True)]
-    assert bench.message(b"fourth") == []
-    answer.set_result(b"first")
-    await settled()
-    assert [command[2] for command in bench.engine.taken()] == [b"first", b"second", b"third", b"fourth"]
-    assert bench.message(b"fifth") == [(SEND, 1, b"fifth", True)]
-
-
-async def test_a_call_behind_a_call_keeps_the_order_too() -> None:
-    async def backend(_method: str, payload: object) -> object:
-        await asyncio.sleep(0)
-        return payload
-
-    bench = Bench(on_message=calling, upstreams={"backend": backend})
-    bench.serve(*[(MESSAGE, 1, b"", payload, True) for payload in (b"call 1", b"2", b"call 3", b"4")])
-    await settled()
-    assert [command[2] for command in bench.engine.taken()] == [b"call 1", b"2", b"call 3", b"4"]
-
-
-async def test_who_sends_without_end_behind_a_call_is_closed_1008_and_costs_bounded_memory() -> None:
-    answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-
-    async def backend(_method: str, _payload: object) -> bytes:
-        return await answer
-
-    bench = Bench(on_message=calling, upstreams={"backend": backend})
-    bench.message(b"call")
-    flood: list[Event] = [(MESSAGE, 1, b"", b"", True)] * (DEFERRED_MAX + 2)
-    commands = bench.serve(*flood, (CLOSED, 1, b"", 1008))
-    assert [command[2] for command in commands] == [1008, 1008]
-    answer.set_result(b"first")
-    await settled()
-    assert len(bench.engine.taken()) == 1 + DEFERRED_MAX
-
-
-async def test_an_upstream_that_fails_is_told_to_the_steps() -> None:
-    async def backend(_method: str, _payload: object) -> bytes:
-        raise ConnectionError
-
-    def on_message(_session: Session, _payload: bytes, _text: bool) -> Steps:
-        try:
-            yield Call("backend", "get")
-        except ConnectionError:
-            yield Reply(b"sorry")
-
-    bench = Bench(on_message=on_message, upstreams={"backend": backend})
-    assert bench.message(b"x") == []
-    await settled()
-    assert bench.engine.taken() == [(SEND, 1, b"sorry", True)]
-
-
-async def test_an_upstream_that_nobody_knows_closes_1011() -> None:
-    bench = Bench(on_message=calling)
-    bench.message(b"call")
-    await settled()
-    assert bench.engine.taken() == [CLOSE_1011]
-
-
-async def test_an_upgrade_may_wait_for_an_upstream() -> None:
-    async def backend(_method: str, payload: object) -> object:
-        return payload
-
-    def on_open(upgrade: Upgrade) -> Steps:
-        yield Admit((yield Call("backend", "login", upgrade.query["name"].encode())))
-
-    bench = Bench(on_open=on_open, upstreams={"backend": backend})
-    assert bench.upgrade(b"/ws?name=me") == []
-    await settled()
-    assert bench.engine.taken() == [(ADMIT, 1, b"me", None, (), (), None, None)]
-
-
-async def test_closing_the_gateway_ends_calls_that_wait() -> None:
-    async def backend(_method: str, _payload: object) -> None:
-        await asyncio.Event().wait()
-
-    bench = Bench(on_message=calling, upstreams={"backend": backend})
-    bench.message(b"call")
-    await bench.gateway.close(0)
-    assert bench.engine.taken() == []
 
 
 # --- to the bus -------------------------------------------------------------------------------------------------------

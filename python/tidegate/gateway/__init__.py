@@ -33,7 +33,7 @@ class Gateway:
     ) -> None:
         faults = self._faults = Faults(counters)
         handover = HandOver(engine, faults)
-        self._actions = Actions(engine.uuid, auth, bus, counters=counters, faults=faults)
+        self._actions = Actions(engine.uuid, engine.claim_user, auth, bus, counters=counters, faults=faults)
         self._backends = Backends(
             engine, profile, self._actions.count, handover=handover, faults=faults, counters=counters
         )
@@ -67,6 +67,10 @@ class Gateway:
     def receive(self, data: bytes) -> None:
         """Publishes here what another node broadcast."""
         self._backends.receive(data)
+
+    async def finish_calls(self, within_s: float) -> None:
+        """Refuses upgrades from now on and waits until the calls under way are answered and served."""
+        await self._clients.finish(within_s)
 
     async def close(self, within_s: float) -> None:
         """Waits for backends to confirm what clients sent them, then gives up on that and on calls."""

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final, Protocol, TypeAlias
 
-from tidegate._core import ADMIT, CLOSE, JOIN, LEAVE, PUBLISH, REFUSE, SEND, SESSION
+from tidegate._core import ADMIT, CLOSE, HOLD, JOIN, LEAVE, PUBLISH, PUBLISH_ROOMS, REFUSE, SEND, SESSION, USER
 from tidegate.buses import Bus
 from tidegate.counters import GatewayCounters
 from tidegate.engine import Command
@@ -18,20 +18,24 @@ from tidegate.gateway.faults import Faults, ProfileError
 from tidegate.gateway.handover import INTERNAL_ERROR
 from tidegate.gateway.sessions import FreshSessions
 from tidegate.profile import (
+    Add,
     Admit,
     Call,
     Claims,
     Close,
     Count,
+    Identify,
     Join,
     Leave,
     Publish,
+    PublishRooms,
     Refuse,
     Rejected,
     Reply,
     Send,
     SetSession,
     ToBus,
+    ToNodes,
     Verify,
 )
 
@@ -55,6 +59,7 @@ class Actions:
     def __init__(
         self,
         uuid_of: Callable[[int], str],
+        claim_user: Callable[[str], bool],
         auth: Verifier,
         bus: Bus | None,
         *,
@@ -62,6 +67,7 @@ class Actions:
         faults: Faults,
     ) -> None:
         self._uuid_of = uuid_of
+        self._claim_user = claim_user
         self._auth = auth
         self._bus = bus
         self._counters = counters
@@ -77,11 +83,15 @@ class Actions:
             Join: self._join,
             Leave: self._leave,
             Publish: self._publish,
+            PublishRooms: self._publish_rooms,
+            ToNodes: self._to_nodes,
+            Identify: self._identify,
             Admit: self._admit,
             Refuse: self._refuse,
             SetSession: self._set_session,
             Close: self._close,
             Count: self._count,
+            Add: self._add,
             ToBus: self._to_bus,
             Verify: self._verify,
             Call: lambda _conn, _action: WAIT,
@@ -107,6 +117,9 @@ class Actions:
 
     def close(self, conn: int, code: int, reason: str) -> None:
         self._commands.append((CLOSE, conn, code, reason))
+
+    def hold(self, conn: int, on: bool) -> None:
+        self._commands.append((HOLD, conn, on))
 
     def _admit(self, conn: int, action: Admit) -> None:
         verified = self._unanswered.pop(conn, None)
@@ -151,6 +164,23 @@ class Actions:
         if action.all_nodes and self._bus is not None:
             uuid = self._uuid_of(exclude) if isinstance(exclude, int) else exclude
             self._bus.broadcast(broadcast.encode(action.room, action.payload, uuid))
+
+    def _publish_rooms(self, _conn: int, action: PublishRooms) -> None:
+        self._commands.append((PUBLISH_ROOMS, action.rooms, action.payload, True))
+        self._counters.broadcasts += 1
+
+    def _to_nodes(self, _conn: int, action: ToNodes) -> None:
+        if self._bus is not None:
+            self._bus.broadcast(action.data)
+
+    def _identify(self, conn: int, action: Identify) -> bool:
+        if not self._claim_user(action.user):
+            return False
+        self._commands.append((USER, conn, action.user))
+        return True
+
+    def _add(self, _conn: int, action: Add) -> None:
+        self._counters.add(action.family, action.label, action.amount)
 
     def _count(self, _conn: int, action: Count) -> None:
         self.count(action)

@@ -8,14 +8,14 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 
-from tidegate._core import PUBLISH, SEND, Messages, Rule
+from tidegate._core import PUBLISH, PUBLISH_ROOMS, SEND, Messages, Rule
 from tidegate.buses import Arrived
 from tidegate.counters import GatewayCounters
 from tidegate.engine import Command
 from tidegate.gateway import broadcast
 from tidegate.gateway.faults import Faults, ProfileError
 from tidegate.gateway.handover import EngineLike, HandOver
-from tidegate.profile import BusMessage, Count, HasBusRule, Profile, Publish, Send
+from tidegate.profile import Action, Add, BusMessage, Count, HasBusRule, HasNodes, Profile, Publish, PublishRooms, Send
 
 # The eventfd says when the engine has caught up; looking again by ourselves costs little and survives a lost wake-up
 RELIEF_CHECK_S = 0.1
@@ -89,16 +89,23 @@ class Backends:
     def _decide(self, commands: list[Command], message: BusMessage) -> None:
         try:
             for action in self._profile.on_bus(message):
-                if type(action) is Publish:
-                    commands.append((PUBLISH, action.room, action.payload, True, action.exclude))
-                elif type(action) is Send:
-                    commands.append((SEND, action.conn, action.payload, True))
-                elif type(action) is Count:
-                    self._count(action)
-                else:
-                    raise ProfileError(f"on_bus may not yield {type(action).__name__}")
+                self._translate(commands, action)
         except Exception as error:
             self._faults.profile(error)
+
+    def _translate(self, commands: list[Command], action: Action) -> None:
+        if type(action) is Publish:
+            commands.append((PUBLISH, action.room, action.payload, True, action.exclude))
+        elif type(action) is PublishRooms:
+            commands.append((PUBLISH_ROOMS, action.rooms, action.payload, True))
+        elif type(action) is Send:
+            commands.append((SEND, action.conn, action.payload, True))
+        elif type(action) is Count:
+            self._count(action)
+        elif type(action) is Add:
+            self._counters.add(action.family, action.label, action.amount)
+        else:
+            raise ProfileError(f"what comes from the bus may not lead to {type(action).__name__}")
 
     async def _relief(self) -> None:
         while self._engine.pressed():
@@ -116,14 +123,24 @@ class Backends:
 
     def receive(self, data: bytes) -> None:
         """A message of another node. All that come in one turn of the loop are submitted together."""
-        message = broadcast.decode(data)
-        if message is None:
-            self._faults.count("broadcast_decode")
-        elif len(self._received) >= RECEIVED_MAX:
+        if len(self._received) >= RECEIVED_MAX:
             self._faults.count("broadcast_dropped")
+            return
+        was_empty = not self._received
+        self._decode(data)
+        if was_empty and self._received:
+            asyncio.get_running_loop().call_soon(self._publish_received)
+
+    def _decode(self, data: bytes) -> None:
+        if isinstance(self._profile, HasNodes):
+            try:
+                for action in self._profile.on_node(data, time.time()):
+                    self._translate(self._received, action)
+            except Exception as error:
+                self._faults.profile(error)
+        elif (message := broadcast.decode(data)) is None:
+            self._faults.count("broadcast_decode")
         else:
-            if not self._received:
-                asyncio.get_running_loop().call_soon(self._publish_received)
             self._received.append((PUBLISH, message.room, message.payload, True, message.exclude))
 
     def _publish_received(self) -> None:

@@ -1,31 +1,30 @@
 """The pump from clients to the profile: a batch of events in, a batch of commands out.
 
 Steps run to their end without a task of their own; only a `Call` makes one, and what its connection sends meanwhile
-waits in a bounded queue. Rules: an exception in a profile costs its connection only; commands are submitted before
-anything is awaited, so their order is the order of the decisions.
+waits in a bounded queue, and beyond that in its socket. Rules: an exception in a profile costs its connection only;
+commands are submitted before anything is awaited, so their order is the order of the decisions.
 """
 
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeAlias
 from urllib.parse import unquote_plus
 
-from tidegate._core import CLOSED, FAILED, MESSAGE, UPGRADE
-from tidegate.engine import ClosedEvent, Event, FailedEvent, MessageEvent, UpgradeEvent
+from tidegate._core import CLOSED, FAILED, MESSAGE, OVERDUE, UPGRADE
+from tidegate.engine import ClosedEvent, Event, FailedEvent, MessageEvent, OverdueEvent, UpgradeEvent
 from tidegate.gateway.actions import WAIT, Actions
 from tidegate.gateway.faults import Faults, ProfileError
 from tidegate.gateway.handover import EngineLike, HandOver
-from tidegate.profile import Call, Close, Profile, ProfileSpec, Session, Steps, Upgrade
+from tidegate.gateway.waiting import Waiting
+from tidegate.profile import Call, Close, HasOverdue, Profile, ProfileSpec, Refuse, Session, Steps, Upgrade
 
 log = logging.getLogger("tidegate.gateway")
 
-# Events a batch: 3 ms of messages or 25 ms of upgrades with a new token each: so long may the bus wait for its turn
-BATCH_MAX = 512
-# Messages of one connection that wait for an upstream's answer; who sends more before the first is answered floods
-DEFERRED_MAX = 64
+# Events a batch: half a millisecond of messages, three of upgrades with a new token each: so long may the bus wait for
+# its turn while a crowd comes back. What a batch costs by itself is spread over enough of them
+BATCH_MAX = 64
 # An upstream has shorter time-outs of its own; this bounds a connection's silence if it forgets them
 CALL_S = 30.0
 # Query fields looked at: the longest contract knows eleven, and 16 KiB of "&" must not cost a millisecond
@@ -54,7 +53,8 @@ class Clients:
         self._handover = handover
         self._faults = faults
         self._upstreams = upstreams
-        self._waiting: dict[int, deque[Event]] = {}  # connections with a Call on its way, and what they sent meanwhile
+        self._waiting: dict[int, Waiting] = {}  # connections with a Call on its way
+        self._closing = False
         self._calls: set[asyncio.Task[None]] = set()
         self._now = 0.0
         self._tells = False  # whether each connection's fate is logged; asked once a batch
@@ -63,6 +63,7 @@ class Clients:
             MESSAGE: self._begin_message,
             CLOSED: self._begin_close,
             FAILED: self._begin_failure,
+            OVERDUE: self._begin_overdue,
         }
 
     def pump(self) -> None:
@@ -82,7 +83,7 @@ class Clients:
     def _serve(self, event: Event) -> None:
         waits = self._start(event)
         if waits is not None:
-            self._waiting[event[1]] = deque()
+            self._waiting[event[1]] = Waiting()
             task = asyncio.get_running_loop().create_task(self._converse(event[1], *waits))
             self._calls.add(task)
             task.add_done_callback(self._calls.discard)
@@ -100,6 +101,8 @@ class Clients:
     def _begin_upgrade(self, event: UpgradeEvent) -> Steps:
         _, conn, peer, target, values = event
         self._actions.expect_answer(conn)
+        if self._closing:
+            return _turn_away()
         if self._tells:
             log.debug("connection %d: upgrade from %s", conn, peer)
         path, query = split_target(target)
@@ -122,6 +125,12 @@ class Clients:
     def _begin_failure(self, event: FailedEvent) -> Steps:
         """The client's turn to be closed comes after its messages, so what it sent before its mistake is answered."""
         yield Close(event[2], event[3])
+
+    def _begin_overdue(self, event: OverdueEvent) -> Steps:
+        _, conn, data = event
+        if isinstance(self._profile, HasOverdue):
+            return self._profile.on_overdue(self._session(conn, data))
+        raise ProfileError("ws.auth_timeout is set, and the profile has no on_overdue")
 
     def _session(self, conn: int, data: bytes) -> Session:
         fresh = self._actions.fresh
@@ -153,17 +162,16 @@ class Clients:
         if commands := self._actions.take():
             self._handover.submit(commands)
 
-    def _defer(self, queue: deque[Event], event: Event) -> None:
-        """Taking a connection's last events beyond the bound keeps the queue bounded: each comes once."""
-        if event[0] in {CLOSED, FAILED} or len(queue) < DEFERRED_MAX:
-            queue.append(event)
-        else:
+    def _defer(self, waiting: Waiting, event: Event) -> None:
+        if not waiting.add(event):
             self._actions.close(event[1], 1008, "too many messages before an answer")
             self._faults.count("flood")
+        elif waiting.must_hold():
+            self._actions.hold(event[1], True)
 
     async def _converse(self, conn: int, steps: Steps, call: Call) -> None:
         """Asks until the steps end, then serves what the connection sent meanwhile, in order."""
-        queue = self._waiting[conn]
+        waiting = self._waiting[conn]
         waits: tuple[Steps, Call] | None = (steps, call)
         while waits is not None:
             steps, call = waits
@@ -171,8 +179,10 @@ class Clients:
             self._now = time.time()
             next_call = self._run(conn, steps, answer, error)
             waits = None if next_call is None else (steps, next_call)
-            while waits is None and queue:
-                waits = self._start(queue.popleft())
+            while waits is None and waiting.queue:
+                waits = self._start(waiting.take())
+            if waiting.may_let_go():
+                self._actions.hold(conn, False)
             if waits is None:
                 del self._waiting[conn]
             self._flush()
@@ -187,12 +197,22 @@ class Clients:
         except Exception as error:
             return None, error
 
+    async def finish(self, within_s: float) -> None:
+        """Takes on nobody new and waits until calls under way are answered and what waited for them is served."""
+        self._closing = True
+        if self._calls:
+            await asyncio.wait(self._calls, timeout=within_s)
+
     async def close(self) -> None:
         """Gives up on upstreams that have not answered."""
         left = list(self._calls)
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
+
+
+def _turn_away() -> Steps:
+    yield Refuse(503, b'{"error":"draining"}', 1)
 
 
 def split_target(target: bytes) -> tuple[str, dict[str, str]]:

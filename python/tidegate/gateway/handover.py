@@ -6,7 +6,7 @@ Rule: one connection's bad command never costs another connection its good one.
 from collections.abc import Sequence
 from typing import Protocol
 
-from tidegate._core import ADMIT, CLOSE, PUBLISH, REFUSE, Messages, Rule
+from tidegate._core import ADMIT, CLOSE, PUBLISH, PUBLISH_ROOMS, REFUSE, Messages, Rule
 from tidegate.engine import Command, Event
 from tidegate.gateway.faults import Faults, ProfileError
 
@@ -23,6 +23,7 @@ class EngineLike(Protocol):
     def publish(self, messages: Messages, first: int, rule: Rule) -> tuple[int, int, int, bool]: ...
     def pressed(self) -> bool: ...
     def uuid(self, conn: int) -> str: ...
+    def claim_user(self, user: str) -> bool: ...
 
 
 class HandOver:
@@ -46,5 +47,5 @@ class HandOver:
             self._faults.profile(ProfileError(f"malformed command {command[0]}: {type(error).__name__}"))
             if command[0] == ADMIT:
                 self._engine.submit([(REFUSE, command[1], 500, INTERNAL_ERROR, None)])
-            elif command[0] != PUBLISH and command[0] != REFUSE:
+            elif command[0] != PUBLISH and command[0] != PUBLISH_ROOMS and command[0] != REFUSE:
                 self._engine.submit([(CLOSE, command[1], 1011, "internal error")])

@@ -130,6 +130,7 @@ impl Fuzz<'_> {
             17 => self.writable(conn, usize::from(what) * 3),
             18 => drop(self.hub.drive_writes(usize::from(argument % 16), &mut self.sockets, self.now)),
             _ if what > 200 => self.command(Command::Drain { within_ms: u64::from(argument) * 100 }),
+            _ if what > 180 => self.command(Command::User { conn, user: u64::from(argument) }),
             _ => self.command(Command::Session { conn, session: Box::default() }),
         }
     }
@@ -199,6 +200,7 @@ impl Fuzz<'_> {
             let (Event::Upgrade { conn, .. }
             | Event::Message { conn, .. }
             | Event::Failed { conn, .. }
+            | Event::Overdue { conn, .. }
             | Event::Closed { conn, .. }) = event;
             assert!(!self.closed.contains(&conn), "an event after Closed");
             if matches!(event, Event::Closed { .. }) {

@@ -41,6 +41,7 @@ impl Hub {
             return;
         };
         client.deaf = true;
+        client.anonymous = false;
         if client.state != State::Open {
             return;
         }

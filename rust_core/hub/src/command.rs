@@ -49,6 +49,16 @@ pub enum Command {
         conn: ConnId,
         session: Box<[u8]>,
     },
+    /// Who is on it became known (or is somebody else now): counted by the socket layer, as in `Admit`.
+    User {
+        conn: ConnId,
+        user: u64,
+    },
+    /// The socket layer's: whether it leaves what the client sends where it is.
+    Hold {
+        conn: ConnId,
+        on: bool,
+    },
     /// Sends what is owed, then a close frame; the TCP end follows the peer's answer.
     Close {
         conn: ConnId,

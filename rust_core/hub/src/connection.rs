@@ -78,6 +78,8 @@ pub(crate) struct Connection {
     pub unanswered: u8,
     /// The next deadline is not a ping but the verdict on the unanswered ones.
     pub verdict: bool,
+    /// It has no user yet, and the next deadline is when it should have one: a peer that is dead by then is closed anyway, so it is not pinged.
+    pub anonymous: bool,
     /// Queued for a write.
     pub dirty: bool,
     /// The socket took less than offered; no write before it says it is writable.
@@ -104,6 +106,7 @@ impl Default for Connection {
             encoding: Encoding::Plain,
             unanswered: 0,
             verdict: false,
+            anonymous: false,
             dirty: false,
             blocked: false,
             deaf: false,
@@ -165,6 +168,7 @@ impl Connection {
     pub fn deadline(&self, settings: &Settings) -> (Tick, Timer) {
         let meaning = match self.state {
             State::Head | State::Deciding => Timer::Handshake,
+            State::Open if self.anonymous => Timer::Overdue,
             State::Open if self.verdict => Timer::Pong,
             State::Open => Timer::Ping,
             State::Closing | State::Refused => Timer::Close,
@@ -178,10 +182,10 @@ impl Connection {
         }
     }
 
-    /// A ping goes out now: plans what comes after it. The peer is dead one interval and one time-out after the first ping it left unanswered.
+    /// A ping goes out now: plans what comes after it. The peer is dead a time-out after the last of the pings that it may leave unanswered.
     pub fn pinged(&mut self, now: Millis, rhythm: &Rhythm, settings: &Settings) {
         self.unanswered = self.unanswered.saturating_add(1);
-        self.verdict = self.unanswered > 1;
+        self.verdict = self.unanswered >= settings.unanswered_pings;
         self.due = if self.verdict { tick_after(now + settings.pong_timeout_ms) } else { rhythm.next(now) };
     }
 

@@ -29,6 +29,11 @@ pub enum Event {
         code: u16,
         reason: &'static str,
     },
+    /// It has had no user for `Settings::auth_ms`; told once.
+    Overdue {
+        conn: ConnId,
+        session: Box<[u8]>,
+    },
     /// An admitted connection ended. `code` is what the peer sent, or what we sent, or 1006.
     Closed {
         conn: ConnId,

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Frames in publish order: `ends[i]` is where message `i` ends in `bytes`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Frames {
     pub bytes: Arc<[u8]>,
     pub ends: Vec<usize>,
@@ -85,6 +85,11 @@ impl GroupBuilder {
         self.ends.push(self.bytes.len());
     }
 
+    /// The frames so far, to be shared by the groups of many rooms.
+    pub fn frames(self) -> Frames {
+        Frames { bytes: self.bytes.into(), ends: self.ends }
+    }
+
     pub fn finish(mut self) -> Group {
         if !self.excludes.is_empty() {
             self.excludes.resize(self.ends.len(), None);
@@ -108,6 +113,18 @@ impl Group {
             builder.push(payload.text, &payload.bytes, *exclude);
         }
         builder.finish()
+    }
+
+    /// What was encoded before, for one room more; nobody is excluded.
+    pub fn of_frames(room: Box<str>, hash: u64, frames: &Frames) -> Self {
+        Self {
+            room,
+            hash,
+            excludes: Vec::new(),
+            plain: frames.clone(),
+            deflated: OnceLock::new(),
+            deflated_small: OnceLock::new(),
+        }
     }
 
     pub fn frames(&self, encoding: Encoding, deflater: &mut Deflater) -> &Frames {

@@ -42,7 +42,7 @@ impl Hub {
 
     /// Carries out `Admit`; one that comes too late only gives back its joins.
     pub(crate) fn admit(&mut self, command: Command, now: Millis) {
-        let Command::Admit { conn, session, rooms, payloads, protocol, close, .. } = command else {
+        let Command::Admit { conn, session, user, rooms, payloads, protocol, close } = command else {
             return;
         };
         let slot = self.slab.find(conn).filter(|_| self.awaits_decision(conn));
@@ -56,6 +56,9 @@ impl Hub {
         let Some(mut early) = self.open(slot, session, protocol.as_deref(), now) else {
             return;
         };
+        if user.is_none() {
+            self.expect_user(slot, now);
+        }
         let within_limit = self.join_all(slot, &rooms);
         for payload in &payloads {
             self.send(slot, payload, now);
@@ -68,6 +71,25 @@ impl Hub {
         if !early.is_empty() {
             self.receive_frames(slot, &mut early, now);
         }
+    }
+
+    fn expect_user(&mut self, slot: u32, now: Millis) {
+        let auth_ms = self.settings.auth_ms;
+        if let Some(client) = self.slab.at_mut(slot).filter(|_| auth_ms > 0) {
+            (client.anonymous, client.due) = (true, tick_after(now + auth_ms));
+            self.replan(slot);
+        }
+    }
+
+    /// It has a user, or has had its time: from now on it is pinged.
+    pub(crate) fn end_anonymity(&mut self, slot: u32, now: Millis) -> bool {
+        let due = self.rhythm.next(now);
+        let Some(client) = self.slab.at_mut(slot).filter(|client| client.anonymous) else {
+            return false;
+        };
+        (client.anonymous, client.due) = (false, due);
+        self.replan(slot);
+        true
     }
 
     /// Answers an undecided upgrade with an HTTP status, counts `why` and ends the connection.

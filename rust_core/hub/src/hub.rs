@@ -160,6 +160,10 @@ impl Hub {
             Command::Join { conn, room } => self.join(conn, &room, now),
             Command::Leave { conn, room } => self.with_open(conn, |hub, slot| hub.leave(slot, &room, now)),
             Command::Session { conn, session } => self.set_session(conn, session),
+            Command::User { conn, .. } => self.with_open(conn, |hub, slot| {
+                hub.end_anonymity(slot, now);
+            }),
+            Command::Hold { .. } => {}
             Command::Close { conn, code, reason } => {
                 self.with_open(conn, |hub, slot| hub.begin_close(slot, code, &reason, None, now));
             }
@@ -220,6 +224,7 @@ impl Hub {
             match timer {
                 Timer::Handshake => self.handshake_timed_out(slot, now),
                 // the application had its time to answer what came before the violation
+                Timer::Overdue => self.overdue(slot, now),
                 Timer::Ping if client.deaf => self.begin_close(slot, client.code, "", None, now),
                 Timer::Ping => self.ping(slot, now),
                 Timer::Pong => self.judge(slot, now),
@@ -247,6 +252,14 @@ impl Hub {
     pub(crate) fn replan(&mut self, slot: u32) {
         self.timers.cancel(slot);
         self.plan(slot);
+    }
+
+    fn overdue(&mut self, slot: u32, now: Millis) {
+        if self.end_anonymity(slot, now)
+            && let (Some(conn), Some(client)) = (self.slab.id_at(slot), self.slab.at(slot))
+        {
+            self.events.push_back(Event::Overdue { conn, session: client.session.clone() });
+        }
     }
 
     fn ping(&mut self, slot: u32, now: Millis) {

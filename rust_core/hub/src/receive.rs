@@ -3,10 +3,10 @@
 //! Pings and close frames are answered here, messages become events. Rule: whatever a client sends costs its own allowance or
 //! its own connection, nobody else's time.
 
-use std::{collections::VecDeque, ops::ControlFlow};
+use std::{collections::VecDeque, ops::ControlFlow, sync::Arc};
 
 use crate::{
-    ConnId, Event, Hub, Millis, Refusal, Settings, Stats,
+    ConnId, Event, Hub, Millis, Payload, Refusal, Settings, Stats,
     connection::{Connection, State},
     ws::{
         frame::{self, Opcode},
@@ -31,6 +31,8 @@ struct Reading<'a> {
     /// Frames that answer its pings, and where the last of them begins.
     pongs: Vec<u8>,
     last_pong: usize,
+    /// Messages beyond the rate that are discarded and answered.
+    discarded: u32,
     outcome: Option<Outcome>,
 }
 
@@ -62,12 +64,14 @@ impl Hub {
             now,
             pongs: Vec::new(),
             last_pong: 0,
+            discarded: 0,
             outcome: None,
         };
         let result =
             message::feed(&mut partial, bytes, &limits, &mut self.inflater, &mut |incoming| reading.take(incoming));
-        let Reading { pongs, last_pong, outcome, .. } = reading;
+        let Reading { pongs, last_pong, discarded, outcome, .. } = reading;
         self.pong(slot, &pongs, last_pong, now);
+        self.answer_discarded(slot, discarded, now);
         match (result, outcome) {
             (Err(violation), _) => {
                 self.fail(slot, violation.close_code(), violation.reason(), violation.refusal(), now);
@@ -79,6 +83,20 @@ impl Hub {
                     client.set_partial(partial);
                 }
             }
+        }
+    }
+
+    fn answer_discarded(&mut self, slot: u32, count: u32, now: Millis) {
+        let settings = Arc::clone(&self.settings);
+        let Some(text) = settings.rate_answer.as_ref().filter(|_| count > 0) else {
+            return;
+        };
+        let payload = Payload { bytes: text.clone(), text: true };
+        let asked = self.slab.at(slot).is_some_and(|client| client.asked);
+        (0..count).for_each(|_| self.send(slot, &payload, now));
+        if let Some(client) = self.slab.at_mut(slot) {
+            // what the application was given is still to be answered
+            client.asked = asked;
         }
     }
 
@@ -101,8 +119,7 @@ impl Reading<'_> {
             return ControlFlow::Continue(());
         }
         if !self.client.allowance.take(self.now, self.settings.message_rate, self.settings.message_burst) {
-            self.outcome = Some(Outcome::TooMany);
-            return ControlFlow::Break(());
+            return self.beyond_the_rate(&incoming);
         }
         // after our close frame only the peer's counts
         if self.client.state == State::Open {
@@ -116,6 +133,16 @@ impl Reading<'_> {
                 Incoming::Pong | Incoming::Close { .. } => {}
             }
         }
+        ControlFlow::Continue(())
+    }
+
+    fn beyond_the_rate(&mut self, incoming: &Incoming<'_>) -> ControlFlow<()> {
+        if self.settings.rate_answer.is_none() {
+            self.outcome = Some(Outcome::TooMany);
+            return ControlFlow::Break(());
+        }
+        self.stats.refuse(Refusal::MessageRate);
+        self.discarded += u32::from(matches!(incoming, Incoming::Text(_) | Incoming::Binary(_)));
         ControlFlow::Continue(())
     }
 

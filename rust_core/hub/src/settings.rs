@@ -8,6 +8,8 @@ pub struct Settings {
     pub ws_paths: Vec<String>,
     /// Lower-case names of the request headers that `Event::Upgrade` carries, in this order.
     pub headers: Vec<String>,
+    /// HTTP status for a request to one of `ws_paths` that is no upgrade, or to another version.
+    pub upgrade_required_status: u16,
     pub head_bytes_max: usize,
     pub headers_max: usize,
     /// From accept to the decision of the application, TLS and PROXY header included.
@@ -19,9 +21,15 @@ pub struct Settings {
     /// Client messages a second, and how many may come at once; 0 = no limit.
     pub message_rate: u32,
     pub message_burst: u32,
+    /// The text that answers a message beyond the rate, which is discarded; `None` = its sender is closed with 1008.
+    pub rate_answer: Option<Box<[u8]>>,
+    /// How long a connection may have no user before `Event::Overdue` tells; 0 = for ever.
+    pub auth_ms: u64,
     pub rooms_max: usize,
     pub ping_interval_ms: u64,
     pub pong_timeout_ms: u64,
+    /// In a row, until `pong_timeout_ms` runs.
+    pub unanswered_pings: u8,
     pub write_timeout_ms: u64,
     /// How long the peer may take to answer a close frame.
     pub close_timeout_ms: u64,
@@ -49,6 +57,7 @@ impl Default for Settings {
         Self {
             ws_paths: vec!["/ws".into()],
             headers: vec!["authorization".into(), "origin".into()],
+            upgrade_required_status: 426,
             head_bytes_max: 16 * 1024,
             headers_max: 100,
             handshake_ms: 10_000,
@@ -57,9 +66,12 @@ impl Default for Settings {
             fragments_max: 1024,
             message_rate: 100,
             message_burst: 200,
+            rate_answer: None,
+            auth_ms: 0,
             rooms_max: 1000,
             ping_interval_ms: 30_000,
             pong_timeout_ms: 10_000,
+            unanswered_pings: 2,
             write_timeout_ms: 10_000,
             close_timeout_ms: 5_000,
             outbox_bytes_max: 1 << 20,

@@ -10,9 +10,11 @@ use crate::{Millis, chunked::Chunked};
 pub(crate) enum Timer {
     /// The handshake took too long.
     Handshake,
+    /// Nobody has said who is there.
+    Overdue,
     /// It is time to ask whether the peer is still there.
     Ping,
-    /// Nothing came since the ping before the last: the peer is dead.
+    /// Nothing came since the first of some pings: the peer is dead.
     Pong,
     /// Bytes are owed and the socket took none for too long.
     Write,

@@ -101,7 +101,10 @@ fn a_target_with_scheme_and_authority_is_the_same_path() {
 
 #[test]
 fn a_request_that_is_no_upgrade_is_told_how_to_upgrade() {
-    assert_eq!(rejected(b"GET /ws HTTP/1.1\r\nHost: a\r\n\r\n").status, 426);
+    let plain = b"GET /ws HTTP/1.1\r\nHost: a\r\n\r\n";
+    assert_eq!(rejected(plain).status, 426);
+    let settings = Settings { upgrade_required_status: 400, ..Settings::default() };
+    assert_eq!(parse(plain, &settings).unwrap_err().status, 400);
     assert_eq!(status(&[("Upgrade", "")]), 426);
     assert_eq!(status(&[("Upgrade", "h2c")]), 426);
     for version in ["", "12", "14", "8", "013", "13x", "13, 8"] {

@@ -95,6 +95,11 @@ impl Engine {
         self.shared.keys.room(user)
     }
 
+    /// Whether `user` may be on one connection more. It is counted already then: `Command::User` must follow.
+    pub fn claim_user(&self, user: u64) -> bool {
+        self.shared.limits.claim_user(user)
+    }
+
     /// Counters summed over the shards, by the names of the fields of `Stats`, and `refused.REASON`, `shards`, `shard_lag_us_max`,
     /// `http_relays_now`, `events_queued_now`.
     pub fn stats(&self) -> Vec<(String, u64)> {

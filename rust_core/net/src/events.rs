@@ -100,7 +100,7 @@ fn bytes_of(event: &Event) -> usize {
                 target.len() + headers.iter().flatten().map(|value| value.len() + size_of::<usize>()).sum::<usize>()
             }
             Event::Message { session, payload, .. } => session.len() + payload.len(),
-            Event::Closed { session, .. } => session.len(),
+            Event::Closed { session, .. } | Event::Overdue { session, .. } => session.len(),
             Event::Failed { .. } => 0,
         }
 }

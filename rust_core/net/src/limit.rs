@@ -55,6 +55,23 @@ impl SharedLimits {
         Ok(())
     }
 
+    /// Counts a connection that is to be `user`'s; the caller sees to it that `take_over` follows.
+    pub fn claim_user(&self, user: u64) -> bool {
+        self.caps.per_user_max == 0 || self.lock().admit_user(user).is_ok()
+    }
+
+    /// What was claimed belongs to a connection now, and who was on it before has one less. Without a connection it is given back.
+    pub fn take_over(&self, user: u64, debt: Option<&mut Option<Box<Debt>>>) {
+        if self.caps.per_user_max == 0 {
+            return;
+        }
+        let before = match debt {
+            Some(debt) => debt.get_or_insert_default().user.replace(user),
+            None => Some(user),
+        };
+        before.into_iter().for_each(|user| self.lock().release_user(user));
+    }
+
     pub fn give_back(&self, counted: bool, debt: Option<Box<Debt>>) {
         if !counted && debt.is_none() {
             return;
@@ -107,6 +124,21 @@ mod tests {
         let mut debt = limits.connect(&keys, [127, 0, 0, 1].into()).unwrap();
         limits.admit_user(7, &mut debt).unwrap();
         assert_eq!(debt, None);
+    }
+
+    #[test]
+    fn who_is_on_a_connection_may_become_known_later_and_change() {
+        let limits =
+            SharedLimits::new(Caps { connections_max: 9, per_address_max: 0, per_user_max: 1, handshakes_per_s: 0 });
+        let mut debt = None;
+        assert!(limits.claim_user(7) && !limits.claim_user(7));
+        limits.take_over(7, Some(&mut debt));
+        assert!(limits.claim_user(8));
+        limits.take_over(8, Some(&mut debt));
+        assert!(limits.claim_user(7), "7 is on no connection any more");
+        limits.take_over(7, None);
+        limits.give_back(false, debt);
+        assert!(limits.claim_user(7) && limits.claim_user(8), "nobody is on any");
     }
 
     #[test]

@@ -44,7 +44,16 @@ impl fmt::Debug for TlsPem {
 #[derive(Debug)]
 pub enum Order {
     Command(Command),
-    Publish { room: Box<str>, payload: Payload, exclude: Exclude },
+    Publish {
+        room: Box<str>,
+        payload: Payload,
+        exclude: Exclude,
+    },
+    /// The same to each of many rooms: encoded once.
+    PublishRooms {
+        rooms: Vec<Box<str>>,
+        payload: Payload,
+    },
 }
 
 /// One entry of `Engine::publish`: a text for a room.

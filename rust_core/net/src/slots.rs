@@ -22,6 +22,8 @@ pub struct Slot {
     pub counted: bool,
     /// Waits in the shard's queue of sockets to read from.
     pub queued: bool,
+    /// The application has enough of what it sent: the rest waits in the socket.
+    pub held: bool,
     /// The peer sends no more: only reading to the end shows it.
     pub ended: bool,
     /// The socket took less than offered: an edge will tell when it takes more.
@@ -41,6 +43,7 @@ impl Slot {
             debt: None,
             counted: false,
             queued: false,
+            held: false,
             ended: false,
             blocked: false,
             unwelcome: false,

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use tidegate_hub::{Command, ConnId, GroupBuilder};
+use tidegate_hub::{Command, ConnId, Group, GroupBuilder, Payload};
 
 use crate::{Exclude, Order, Publish, mailbox::Mail, shared::Shared};
 
@@ -21,6 +21,7 @@ pub fn submit(shared: &Shared, orders: Vec<Order>) {
                 let exclude = batch.excluded(&exclude);
                 batch.publish(&room, payload.text, &payload.bytes, exclude);
             }
+            Order::PublishRooms { rooms, payload } => batch.publish_rooms(rooms, &payload),
         }
     }
     batch.post();
@@ -88,6 +89,17 @@ impl<'a> Batch<'a> {
         }
     }
 
+    fn publish_rooms(&mut self, rooms: Vec<Box<str>>, payload: &Payload) {
+        let mut builder = GroupBuilder::new("".into(), 0);
+        builder.push(payload.text, &payload.bytes, None);
+        let frames = builder.frames();
+        for room in rooms {
+            let hash = self.shared.keys.room(&room);
+            self.finish(hash);
+            self.send_to_shards(hash, || Group::of_frames(room, hash, &frames));
+        }
+    }
+
     fn gathering(&mut self, room: &str, hash: u64) -> &mut GroupBuilder {
         let other_room = |place: &usize| self.open[*place].as_ref().is_none_or(|open| open.room() != room);
         if self.places.get(&hash).is_some_and(other_room) {
@@ -121,11 +133,16 @@ impl<'a> Batch<'a> {
     }
 
     fn send_out(&mut self, gathering: GroupBuilder) {
-        self.shared.directory.lookup(gathering.hash(), &mut self.shards);
+        self.send_to_shards(gathering.hash(), || gathering.finish());
+    }
+
+    /// Makes the group only if somebody is in a room of this hash.
+    fn send_to_shards(&mut self, hash: u64, group: impl FnOnce() -> Group) {
+        self.shared.directory.lookup(hash, &mut self.shards);
         if self.shards.is_empty() {
             return;
         }
-        let group = Arc::new(gathering.finish());
+        let group = Arc::new(group());
         for shard in &self.shards {
             self.mail[usize::from(*shard)].push(Mail::Publish(group.clone()));
         }
@@ -156,6 +173,8 @@ pub fn conn_of(command: &Command) -> Option<ConnId> {
         | Command::Join { conn, .. }
         | Command::Leave { conn, .. }
         | Command::Session { conn, .. }
+        | Command::User { conn, .. }
+        | Command::Hold { conn, .. }
         | Command::Close { conn, .. } => Some(*conn),
         Command::Drain { .. } => None,
     }
@@ -168,7 +187,7 @@ const GROUP_BYTES_MAX: usize = 256 * 1024;
 mod tests {
     use std::collections::VecDeque;
 
-    use tidegate_hub::{Payload, Settings, limits::Caps};
+    use tidegate_hub::{Settings, limits::Caps};
 
     use super::*;
     use crate::{EngineOptions, capacity::Capacity, networks::Networks};
@@ -266,6 +285,28 @@ mod tests {
         orders.extend((0..5).map(|_| publish("a", &large)));
         submit(&shared, orders);
         assert_eq!(got(&shared, 1), ["join", "a 2", "a 2", "a 1"]);
+    }
+
+    #[test]
+    fn one_message_for_many_rooms_is_encoded_once_and_keeps_each_rooms_order() {
+        let shared = shared();
+        submit(&shared, vec![join(0, "a"), join(1, "b")]);
+        (0..3).for_each(|shard| drop(got(&shared, shard)));
+        let payload = Payload { bytes: b"2".as_slice().into(), text: true };
+        let rooms = ["a", "b", "nobody"].map(Into::into).into();
+        submit(&shared, vec![publish("a", "1"), Order::PublishRooms { rooms, payload }, publish("a", "3")]);
+        let [a, b] = [0, 1].map(|shard| {
+            let mut inbox = VecDeque::new();
+            shared.mailboxes[shard].take(&mut inbox);
+            let groups = inbox.into_iter().map(|mail| if let Mail::Publish(group) = mail { group } else { panic!() });
+            groups.collect::<Vec<_>>()
+        });
+        let mut deflater = tidegate_hub::ws::deflate::Deflater::default();
+        let mut bytes = |group: &Group| group.frames(tidegate_hub::group::Encoding::Plain, &mut deflater).bytes.clone();
+        assert_eq!((a.len(), b.len()), (3, 1));
+        assert!(Arc::ptr_eq(&bytes(&a[1]), &bytes(&b[0])));
+        assert_eq!(&bytes(&a[1])[2..], b"2");
+        assert!(got(&shared, 2).is_empty());
     }
 
     #[test]

@@ -18,8 +18,11 @@ const JOIN: u8 = 5;
 const LEAVE: u8 = 6;
 const SESSION: u8 = 7;
 const CLOSE: u8 = 8;
+const PUBLISH_ROOMS: u8 = 9;
+const USER: u8 = 10;
+const HOLD: u8 = 11;
 
-pub const NAMES: [(&str, u8); 8] = [
+pub const NAMES: [(&str, u8); 11] = [
     ("ADMIT", ADMIT),
     ("REFUSE", REFUSE),
     ("SEND", SEND),
@@ -28,6 +31,9 @@ pub const NAMES: [(&str, u8); 8] = [
     ("LEAVE", LEAVE),
     ("SESSION", SESSION),
     ("CLOSE", CLOSE),
+    ("PUBLISH_ROOMS", PUBLISH_ROOMS),
+    ("USER", USER),
+    ("HOLD", HOLD),
 ];
 
 /// `user_hash` names a user to the engine.
@@ -35,6 +41,9 @@ pub fn from_python(command: &Bound<'_, PyAny>, user_hash: impl Fn(&str) -> u64) 
     let fields = Fields::of(command)?;
     if fields.kind == PUBLISH {
         return publish(&fields);
+    }
+    if fields.kind == PUBLISH_ROOMS {
+        return publish_rooms(&fields);
     }
     let conn = ConnId(fields.at(1)?);
     let command = match fields.kind {
@@ -44,6 +53,8 @@ pub fn from_python(command: &Bound<'_, PyAny>, user_hash: impl Fn(&str) -> u64) 
         JOIN => Command::Join { conn, room: fields.text(2)? },
         LEAVE => Command::Leave { conn, room: fields.text(2)? },
         SESSION => Command::Session { conn, session: fields.bytes(2)? },
+        USER => Command::User { conn, user: user_hash(&fields.text(2)?) },
+        HOLD => Command::Hold { conn, on: fields.at(2)? },
         // `Fields::of` lets no other number through
         _ => Command::Close { conn, code: fields.at(2)?, reason: fields.text(3)? },
     };
@@ -82,6 +93,12 @@ fn publish(fields: &Fields<'_, '_>) -> PyResult<Order> {
     Ok(Order::Publish { room: fields.text(1)?, payload: fields.payload(2)?, exclude })
 }
 
+fn publish_rooms(fields: &Fields<'_, '_>) -> PyResult<Order> {
+    let rooms: Vec<String> = fields.at(1)?;
+    let rooms = rooms.into_iter().map(String::into_boxed_str).collect();
+    Ok(Order::PublishRooms { rooms, payload: fields.payload(2)? })
+}
+
 /// A command's tuple of the length that its kind has.
 struct Fields<'a, 'py> {
     kind: u8,
@@ -98,8 +115,8 @@ impl<'a, 'py> Fields<'a, 'py> {
         let length = match kind {
             ADMIT => 8,
             REFUSE | PUBLISH => 5,
-            SEND | CLOSE => 4,
-            JOIN | LEAVE | SESSION => 3,
+            SEND | CLOSE | PUBLISH_ROOMS => 4,
+            JOIN | LEAVE | SESSION | USER | HOLD => 3,
             _ => {
                 return Err(PyValueError::new_err(format!("no command begins with {kind}")));
             }

@@ -79,6 +79,10 @@ impl Engine {
         self.inner.pressed()
     }
 
+    fn claim_user(&self, py: Python<'_>, user: &str) -> bool {
+        py.detach(|| self.inner.claim_user(self.inner.user_hash(user)))
+    }
+
     fn uuid(&self, conn: u64) -> String {
         self.inner.uuid(ConnId(conn))
     }

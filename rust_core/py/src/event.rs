@@ -11,8 +11,10 @@ const UPGRADE: u8 = 1;
 const MESSAGE: u8 = 2;
 const CLOSED: u8 = 3;
 const FAILED: u8 = 4;
+const OVERDUE: u8 = 5;
 
-pub const NAMES: [(&str, u8); 4] = [("UPGRADE", UPGRADE), ("MESSAGE", MESSAGE), ("CLOSED", CLOSED), ("FAILED", FAILED)];
+pub const NAMES: [(&str, u8); 5] =
+    [("UPGRADE", UPGRADE), ("MESSAGE", MESSAGE), ("CLOSED", CLOSED), ("FAILED", FAILED), ("OVERDUE", OVERDUE)];
 
 pub fn to_python<'py>(py: Python<'py>, event: Event) -> PyResult<Bound<'py, PyAny>> {
     match event {
@@ -30,6 +32,7 @@ pub fn to_python<'py>(py: Python<'py>, event: Event) -> PyResult<Bound<'py, PyAn
         Event::Closed { conn, session, code } => {
             (CLOSED, conn.0, PyBytes::new(py, &session), code).into_bound_py_any(py)
         }
+        Event::Overdue { conn, session } => (OVERDUE, conn.0, PyBytes::new(py, &session)).into_bound_py_any(py),
         Event::Failed { conn, code, reason } => (FAILED, conn.0, code, reason).into_bound_py_any(py),
     }
 }

@@ -132,7 +132,7 @@ fn check_request(request: &httparse::Request<'_, '_>, head: &[u8], target: &str)
 }
 
 fn read_upgrade(headers: &[Header<'_>], target: &str, settings: &Settings) -> Result<Upgrade, Rejection> {
-    check_upgrade(headers)?;
+    check_upgrade(headers, settings.upgrade_required_status)?;
     let accept = accept(headers)?;
     check_host(headers)?;
     let protocols = joined(headers, "sec-websocket-protocol").unwrap_or_default();
@@ -152,16 +152,16 @@ fn read_upgrade(headers: &[Header<'_>], target: &str, settings: &Settings) -> Re
     })
 }
 
-fn check_upgrade(headers: &[Header<'_>]) -> Result<(), Rejection> {
+fn check_upgrade(headers: &[Header<'_>], status: u16) -> Result<(), Rejection> {
     if !joined(headers, "upgrade").is_some_and(|value| list::has_token(&value, "websocket")) {
-        return Err(Rejection::new(426, "this is a WebSocket endpoint: connect with a WebSocket client"));
+        return Err(Rejection::new(status, "this is a WebSocket endpoint: connect with a WebSocket client"));
     }
     let mut versions = values(headers, "sec-websocket-version");
     match (versions.next(), versions.next()) {
         (Some(b"13"), None) => {}
         (_, Some(_)) => return Err(Rejection::bad("Sec-WebSocket-Version must come once")),
         _ => {
-            return Err(Rejection::new(426, "only version 13 of the WebSocket protocol is spoken here"));
+            return Err(Rejection::new(status, "only version 13 of the WebSocket protocol is spoken here"));
         }
     }
     if !joined(headers, "connection").is_some_and(|value| list::has_token(&value, "upgrade")) {

@@ -58,6 +58,12 @@ impl Shard {
                 hashes.for_each(|hash| shard.shared.directory.joined(hash, shard.number));
                 shard.refuse(conn, Refusal::User, &answers::UPGRADE_USER);
             }
+            Command::Hold { conn, on } => shard.hold(conn, on),
+            Command::User { conn, user } => {
+                let debt = shard.slots.get(conn).map(|slot| &mut slot.debt);
+                shard.shared.limits.take_over(user, debt);
+                shard.hub.handle_command(command, shard.now);
+            }
             command => shard.hub.handle_command(command, shard.now),
         });
     }

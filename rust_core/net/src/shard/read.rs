@@ -18,8 +18,20 @@ impl Shard {
     pub(super) fn queue_read(&mut self, conn: ConnId) {
         if let Some(slot) = self.slots.get(conn)
             && !mem::replace(&mut slot.queued, true)
+            && !slot.held
         {
             self.readable.push_back(conn);
+        }
+    }
+
+    /// Held, it is not read; `queued` remembers that there may be something to read.
+    pub(super) fn hold(&mut self, conn: ConnId, on: bool) {
+        let Some(slot) = self.slots.get(conn) else {
+            return;
+        };
+        let was = mem::replace(&mut slot.held, on);
+        if was && !on && mem::take(&mut slot.queued) {
+            self.queue_read(conn);
         }
     }
 
@@ -47,6 +59,9 @@ impl Shard {
         let Some(slot) = self.slots.get(conn) else {
             return 0;
         };
+        if slot.held {
+            return 0;
+        }
         slot.queued = false;
         if slot.proxied {
             return self.read_proxy_header(conn);

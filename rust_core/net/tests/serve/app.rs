@@ -111,7 +111,7 @@ fn decide(engine: &Engine, event: Event) -> Option<Order> {
         Event::Failed { conn, code, reason } => {
             Some(Order::Command(Command::Close { conn, code, reason: reason.into() }))
         }
-        Event::Closed { .. } => None,
+        Event::Closed { .. } | Event::Overdue { .. } => None,
     }
 }
 

@@ -3,13 +3,14 @@
 use std::{
     io::{Read, Write},
     net::{Shutdown, TcpStream},
+    thread,
 };
 
-use tidegate_hub::limits::Caps;
-use tidegate_net::EngineOptions;
+use tidegate_hub::{Command, ConnId, Event, limits::Caps};
+use tidegate_net::{EngineOptions, Order};
 
 use crate::{
-    app::{App, options},
+    app::{App, admit, events, options, text, until},
     client::{Client, connect, request},
 };
 
@@ -39,7 +40,7 @@ fn an_upgrade_given_up_before_the_decision_gives_its_place_back() {
     for _ in 0..3 {
         let mut stream = connect(app.engine.port());
         stream.write_all(request("").as_bytes()).unwrap();
-        crate::app::until("the upgrade is told", || app.stat("events_queued_now") > 0);
+        until("the upgrade is told", || app.stat("events_queued_now") > 0);
         app.engine.drain_events(10, &mut Vec::new());
         drop(stream);
         app.await_stat("handshakes_now", 0);
@@ -142,4 +143,71 @@ fn options_that_cannot_be_are_named() {
     assert!(error.contains("proxy_trusted") && error.contains("10.0.0.0/99"), "{error}");
     let error = tidegate_net::Engine::start(EngineOptions { shards: 1 << 20, ..options() }).err().unwrap().to_string();
     assert!(error.contains("shards"), "{error}");
+}
+
+/// A client whose application is the test, and what the engine calls it.
+fn admitted(app: &App) -> (Client, ConnId) {
+    let port = app.engine.port();
+    let client = thread::spawn(move || Client::open(port, ""));
+    loop {
+        for event in events(&app.engine) {
+            if let Event::Upgrade { conn, target, .. } = event {
+                app.engine.submit(vec![admit(&app.engine, conn, &target)]);
+                return (client.join().unwrap(), conn);
+            }
+        }
+    }
+}
+
+fn order(app: &App, command: Command) {
+    app.engine.submit(vec![Order::Command(command)]);
+}
+
+#[test]
+fn who_becomes_a_user_later_counts_as_one_until_it_ends_or_becomes_another() {
+    let app = App::silent(caps(|caps| caps.per_user_max = 1));
+    let (client, conn) = admitted(&app);
+    let [ann, bob] = ["ann", "bob"].map(|user| app.engine.user_hash(user));
+    assert!(app.engine.claim_user(ann) && !app.engine.claim_user(ann));
+    order(&app, Command::User { conn, user: ann });
+    assert!(app.engine.claim_user(bob));
+    order(&app, Command::User { conn, user: bob });
+    until("ann is on no connection any more", || app.engine.claim_user(ann));
+    drop(client);
+    until("bob is on none either", || app.engine.claim_user(bob));
+}
+
+#[test]
+fn a_claim_for_a_connection_that_is_gone_is_given_back() {
+    let app = App::silent(caps(|caps| caps.per_user_max = 1));
+    let (client, conn) = admitted(&app);
+    drop(client);
+    app.await_stat("connections_now", 0);
+    let ann = app.engine.user_hash("ann");
+    assert!(app.engine.claim_user(ann));
+    order(&app, Command::User { conn, user: ann });
+    until("the claim is given back", || app.engine.claim_user(ann));
+}
+
+#[test]
+fn a_held_connection_is_not_read_and_nothing_is_missing_when_it_is_let_go() {
+    let app = App::silent(options());
+    let (mut client, conn) = admitted(&app);
+    order(&app, Command::Hold { conn, on: true });
+    let payload = text("held");
+    order(&app, Command::Send { conn, payload });
+    assert_eq!(client.text(), "held", "orders are carried out in order, so the hold was");
+    (0..50).for_each(|number| client.say(format!("{number}")));
+    let heard = events(&app.engine);
+    assert!(heard.is_empty() && app.stat("messages_in") == 0, "{heard:?}");
+    order(&app, Command::Hold { conn, on: false });
+    let mut said = Vec::new();
+    until("all is read", || app.stat("messages_in") == 50);
+    while said.len() < 50 {
+        for event in events(&app.engine) {
+            let Event::Message { payload, .. } = event else { panic!("{event:?}") };
+            said.push(String::from_utf8(payload.into()).unwrap());
+        }
+    }
+    assert_eq!(said, (0..50).map(|number| number.to_string()).collect::<Vec<_>>());
 }
