@@ -9,6 +9,7 @@ import asyncio
 import errno
 import logging
 import os
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -31,6 +32,7 @@ from tidegate.metrics import Exposition, Sources
 from tidegate.profile import HasWelcome, ProfileSpec
 from tidegate.signals import Signals
 from tidegate.supervise import supervise
+from tidegate.upstreams import Upstream, open_upstream
 
 log = logging.getLogger("tidegate.app")
 
@@ -40,6 +42,8 @@ BUS_HEAD_START_S = 0.05
 BUS_STOP_S = 5.0
 # Closes are spread over this much of the grace time, so that the last client has time to answer as well
 CLOSING_SHARE = 0.8
+# When calls to backends took all of the grace time, clients still get a close frame
+CLOSING_S_MIN = 1.0
 # Nobody tells when the last connection is gone; looking costs microseconds
 DRAINED_CHECK_S = 0.02
 # What clients sent to backends is confirmed in milliseconds, or the bus is down
@@ -127,6 +131,8 @@ class App:
         self.profile = spec.build(settings)
         self.auth = Authenticator(settings.jwt)
         self.bus = _bus(settings, spec)
+        self.upstream: Upstream | None = None
+        self._exposition = Exposition(self._sources(), spec)
         self.port = 0
         self.metrics_port = 0
         self._logs = logs
@@ -138,6 +144,8 @@ class App:
 
     async def __aenter__(self) -> Self:
         try:
+            if self.spec.upstream:
+                self.upstream = open_upstream(_value(self.settings, self.spec.upstream), self.settings)
             self._start()
         except BaseException:
             await self.stop()
@@ -153,18 +161,25 @@ class App:
         settings, spec = self.settings, self.spec
         http_name = abstract_name()
         self._supervise("http", self._http_server(http_name))
-        if settings.metrics.enabled:
+        if settings.metrics.enabled and not settings.metrics.shared:
             self._supervise("metrics", self._metrics_server())
         engine = self._engine = _engine(options_of(settings, spec, http_name))
         self.port = engine.port
         gateway = self._gateway = Gateway(
-            engine, spec, self.profile, auth=self.auth, bus=self.bus, counters=self.counters
+            engine,
+            spec,
+            self.profile,
+            auth=self.auth,
+            bus=self.bus,
+            counters=self.counters,
+            upstreams={"backend": self.upstream.call} if self.upstream else {},
         )
         asyncio.get_running_loop().add_reader(engine.fileno(), gateway.pump)
         if self.bus is not None:
             bus = self.bus
             self._supervise("bus", lambda: bus.run(gateway.deliver, gateway.receive, gateway.offer))
-        log.info("%s serves on port %d, metrics on %s", spec.name, self.port, self.metrics_port or "no port")
+        where = "the same" if settings.metrics.shared else self.metrics_port or "no port"
+        log.info("%s serves on port %d, metrics on %s", spec.name, self.port, where)
 
     def _supervise(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
         task = asyncio.get_running_loop().create_task(supervise(name, run, self.counters.count_error), name=name)
@@ -177,20 +192,22 @@ class App:
 
     def _metrics_server(self) -> Callable[[], Awaitable[None]]:
         metrics = self.settings.metrics
-        sources = Sources(
-            engine=self.stats,
-            counters=self.counters,
-            bus=self.bus,
-            tokens=self.auth,
-            version=tidegate.__version__,
-            profile=self.spec.name,
-            node_id=self.settings.node_id,
-        )
-        app, head_s = metrics_app(Exposition(sources, self.spec.metrics).render), self.settings.server.read_timeout
+        app, head_s = metrics_app(self._exposition.render), self.settings.server.read_timeout
         listener = bind_tcp(metrics.host, metrics.port, "metrics.port")
         self.metrics_port = port = listener.getsockname()[1]
         return _rebinding(
             lambda bound: serve_http(app, bound, head_s), lambda: bind_tcp(metrics.host, port, "metrics.port"), listener
+        )
+
+    def _sources(self) -> Sources:
+        return Sources(
+            engine=self.stats,
+            counters=self.counters,
+            bus=self.bus,
+            tokens=self.auth,
+            upstream=lambda: self.upstream,
+            version=tidegate.__version__,
+            node_id=self.settings.node_id,
         )
 
     # --- what the API tells ------------------------------------------------------------------------------------------
@@ -203,7 +220,13 @@ class App:
             publish=self._publish,
             publish_key=self.settings.publish.key.get_secret_value() if self.bus else "",
             body_s=self.settings.server.read_timeout,
+            pages=self.spec.pages,
+            upgrade_required=self.spec.upgrade_required,
+            render_metrics=self._exposition.render if self._shares_metrics() else None,
         )
+
+    def _shares_metrics(self) -> bool:
+        return self.settings.metrics.enabled and self.settings.metrics.shared
 
     def stats(self) -> Mapping[str, int]:
         if self._engine is None:
@@ -214,7 +237,7 @@ class App:
         if self._draining:
             return "draining"
         if self.bus is not None and not self.bus.is_ready():
-            return scheme_of(_bus_url(self.settings, self.spec))
+            return scheme_of(_value(self.settings, self.spec.bus))
         return None
 
     def _health(self) -> Mapping[str, Any]:
@@ -274,11 +297,15 @@ class App:
         self._draining = True
         if self._engine is None or self._gateway is None:
             return
+        deadline = time.monotonic() + grace
+        # who has asked a backend gets the answer, and others get what it leads to
+        await self._gateway.finish_calls(grace)
         bus = asyncio.get_running_loop().create_task(self._end("bus", BUS_STOP_S))
         await asyncio.wait([bus], timeout=BUS_HEAD_START_S)
-        self._engine.begin_drain(round(grace * CLOSING_SHARE * 1000))
+        left = max(CLOSING_S_MIN, deadline - time.monotonic())
+        self._engine.begin_drain(round(left * CLOSING_SHARE * 1000))
         try:
-            async with asyncio.timeout(grace):
+            async with asyncio.timeout(left):
                 while not self._engine.is_drained():  # noqa: ASYNC110 - the engine can't set an event of ours
                     await asyncio.sleep(DRAINED_CHECK_S)
         except TimeoutError:
@@ -297,6 +324,8 @@ class App:
             await self._gateway.close(0)
         if self.bus is not None:
             await self.bus.close()
+        if self.upstream is not None:
+            await self.upstream.close(BUS_HEAD_START_S)
         await asyncio.gather(*[self._end(name, BUS_STOP_S) for name in list(self._tasks)])
 
     async def _end(self, name: str, within_s: float) -> None:
@@ -318,12 +347,12 @@ def _rebinding(
     return run_once
 
 
-def _bus_url(settings: Settings, spec: ProfileSpec) -> str:
-    return str(value_of(settings, spec.bus)) if spec.bus else ""
+def _value(settings: Settings, key: str | None) -> str:
+    return str(value_of(settings, key)) if key else ""
 
 
 def _bus(settings: Settings, spec: ProfileSpec) -> Bus | None:
-    url = _bus_url(settings, spec)
+    url = _value(settings, spec.bus)
     return open_bus(url, settings, node_id=settings.node_id) if url else None
 
 

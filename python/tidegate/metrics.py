@@ -6,11 +6,11 @@ of the profile are exported exactly as its contract has them, whatever the libra
 beforehand, never a room or a user.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from resource import getpagesize
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -19,7 +19,8 @@ from prometheus_client.registry import Collector
 
 from tidegate.buses import Bus
 from tidegate.counters import GatewayCounters
-from tidegate.profile import MetricNames
+from tidegate.profile import BackendMetrics, Family, MetricNames, ProfileSpec
+from tidegate.upstreams import Upstream
 
 
 class TokenCache(Protocol):
@@ -41,17 +42,17 @@ class Sources:
     counters: GatewayCounters
     bus: Bus | None
     tokens: TokenCache | None
+    upstream: Callable[[], Upstream | None]
     version: str
-    profile: str
     node_id: str
 
 
 class Exposition:
     """`render` answers one scrape, in the text format that its Accept header asks for."""
 
-    def __init__(self, sources: Sources, names: MetricNames | None) -> None:
+    def __init__(self, sources: Sources, spec: ProfileSpec) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(GatewayCollector(sources, names))
+        self._registry.register(GatewayCollector(sources, spec))
         ProcessCollector(registry=self._registry)
 
     def render(self, accept: str) -> tuple[bytes, str]:
@@ -61,19 +62,26 @@ class Exposition:
 
 
 class GatewayCollector(Collector):
-    def __init__(self, sources: Sources, names: MetricNames | None) -> None:
+    def __init__(self, sources: Sources, spec: ProfileSpec) -> None:
         self._sources = sources
-        self._names = names
+        self._spec = spec
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: the registry would else scrape the engine to learn the names."""
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        sources = self._sources
+        sources, spec = self._sources, self._spec
         stats = sources.engine()
-        if self._names is not None:
-            yield from _contract_metrics(self._names, stats, sources.counters)
+        if spec.metrics is not None:
+            yield from _contract_metrics(spec.metrics, stats, sources.counters)
+        else:
+            errors = _errors(stats, sources.counters)
+            yield _labelled("tidegate_errors_total", "What went wrong, by type.", "type", errors)
+        for family in spec.families:
+            yield _family(family, stats, sources.counters.added.get(family.name, {}))
+        if spec.backend_metrics is not None:
+            yield from _backend_metrics(spec.backend_metrics, sources)
         yield from _engine_metrics(stats)
         yield from _gateway_metrics(sources.counters)
         if sources.bus is not None:
@@ -81,7 +89,7 @@ class GatewayCollector(Collector):
         if sources.tokens is not None:
             yield from _token_metrics(sources.tokens)
         build = GaugeMetricFamily("tidegate_build_info", "What runs here; always 1.", labels=BUILD_LABELS)
-        build.add_metric([sources.version, sources.profile, sources.node_id], 1)
+        build.add_metric([sources.version, spec.name, sources.node_id], 1)
         yield build
 
 
@@ -101,6 +109,44 @@ def _contract_metrics(names: MetricNames, stats: Mapping[str, int], counters: Ga
     yield _labelled(names.errors, "What went wrong, by type.", "type", _errors(stats, counters))
 
 
+def _family(family: Family, stats: Mapping[str, int], added: Mapping[str, int]) -> Metric:
+    values = dict.fromkeys(family.known, 0) | dict(added)
+    for label, key in family.engine.items():
+        values[label] = values.get(label, 0) + stats.get(key, 0)
+    if family.label:
+        return _labelled(family.name, family.text, family.label, values)
+    make = _counter if family.name.endswith("_total") else _gauge
+    return make(family.name, family.text, sum(values.values()))
+
+
+def _backend_metrics(names: BackendMetrics, sources: Sources) -> Iterator[Metric]:
+    if (upstream := sources.upstream()) is not None:
+        stats = upstream.stats()
+        requests = CounterMetricFamily(names.requests, "Calls to the backend, by outcome.", labels=["call", "status"])
+        for (call, status), count in stats.requests.items():
+            requests.add_metric([call, status], count)
+        yield requests
+        seconds = HistogramMetricFamily(names.seconds, "How long the backend took to answer.", labels=["call"])
+        for call, counts in stats.latency_counts.items():
+            buckets = _buckets(stats.latency_bounds, counts)
+            seconds.add_metric([call], buckets, stats.latency_sums.get(call, 0.0))
+        yield seconds
+        yield _labelled(names.lookups, "Answers that were shared, or not.", "result", stats.lookups)
+    sent = broadcast_stats(sources.bus)
+    yield _counter(names.published, "Messages sent to the other nodes.", sent.get("published", 0))
+    yield _counter(names.received, "Messages that came from the other nodes.", sent.get("received", 0))
+
+
+def broadcast_stats(bus: Bus | None) -> Mapping[str, int]:
+    """`published` and `received`, of a bus that counts them."""
+    return bus.broadcast_stats() if isinstance(bus, CountsBroadcasts) else {}
+
+
+@runtime_checkable
+class CountsBroadcasts(Protocol):
+    def broadcast_stats(self) -> Mapping[str, int]: ...
+
+
 def _errors(stats: Mapping[str, int], counters: GatewayCounters) -> dict[str, int]:
     """The gateway's own and those two that happen in the engine."""
     errors = dict(counters.errors)
@@ -112,15 +158,20 @@ def _errors(stats: Mapping[str, int], counters: GatewayCounters) -> dict[str, in
 
 
 def _latency(name: str, counters: GatewayCounters) -> Metric:
-    """A histogram whose buckets count everything up to their bound."""
-    buckets: list[tuple[str, float]] = []
-    below = 0
-    for bound, count in zip((*counters.latency_bounds, float("inf")), tuple(counters.latency_counts), strict=True):
-        below += count
-        buckets.append(("+Inf" if bound == float("inf") else str(float(bound)), below))
+    buckets = _buckets(counters.latency_bounds, tuple(counters.latency_counts))
     family = HistogramMetricFamily(name, "Seconds from a bus message's receipt to its hand-over to the engine.")
     family.add_metric([], buckets, counters.latency_sum)
     return family
+
+
+def _buckets(bounds: Sequence[float], counts: Sequence[int]) -> list[tuple[str, float]]:
+    """As the format wants them: each counts everything up to its bound. `counts` has one more, for what is beyond."""
+    buckets: list[tuple[str, float]] = []
+    below = 0
+    for bound, count in zip((*bounds, float("inf")), counts, strict=True):
+        below += count
+        buckets.append(("+Inf" if bound == float("inf") else str(float(bound)), below))
+    return buckets
 
 
 # --- the operator's ---------------------------------------------------------------------------------------------------

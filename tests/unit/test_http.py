@@ -357,3 +357,40 @@ def test_a_machine_that_does_not_say_is_not_available(text: str | None) -> None:
     machine.files = {} if text is None else dict.fromkeys(machine.files, text)
     machine.now += 2
     assert set(machine.system.load().values()) == {"N/A"}
+
+
+# --- a profile's own pages --------------------------------------------------------------------------------------------
+
+PAGES = {"/": ("text/plain; charset=utf-8", b"service\n"), "/health": ("application/json", b'{"status":"ok"}')}
+
+
+def paged(**more: Any) -> ASGIApp:
+    node = Recorded()
+    parts: dict[str, Any] = {
+        "stats": lambda: STATS,
+        "why_not_ready": lambda: node.reason,
+        "health": dict,
+        "publish": node.publish,
+        "publish_key": KEY,
+        "body_s": 5.0,
+    }
+    return http_app(Node(**parts, pages=PAGES, upgrade_required=400, **more), ("/ws",))
+
+
+async def test_a_profiles_pages_are_all_there_is_beside_ready() -> None:
+    answer = await ask(paged(), "GET", "/health")
+    assert (answer.status, bytes(answer.body), answer.headers["content-type"]) == (200, *reversed(PAGES["/health"]))
+    assert bytes((await ask(paged(), "GET", "/")).body) == b"service\n"
+    assert (await ask(paged(), "GET", "/ready")).status == 200
+    for path in ("/stats", "/api/publish", "/metrics", "/ws/other"):
+        assert (await ask(paged(), "GET", path)).status == 404
+
+
+async def test_a_plain_request_to_the_websocket_path_gets_the_profiles_status() -> None:
+    answer = await ask(paged(), "GET", "/ws")
+    assert (answer.status, bytes(answer.body)) == (400, b"Bad Request\n")
+
+
+async def test_metrics_may_be_on_the_same_port() -> None:
+    answer = await ask(paged(render_metrics=lambda accept: (b"x 1\n", f"text/plain; {accept}")), "GET", "/metrics")
+    assert (answer.status, bytes(answer.body)) == (200, b"x 1\n")

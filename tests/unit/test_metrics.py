@@ -2,13 +2,16 @@
 
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open
 from prometheus_client.parser import text_string_to_metric_families as parse_text
-from tidegate.counters import ERROR_TYPES, GatewayCounters
+from tidegate.counters import ERROR_TYPES, LABELS_MAX, GatewayCounters
 from tidegate.metrics import Exposition, Sources, resident_bytes
-from tidegate.profile import MetricNames
+from tidegate.profile import BackendMetrics, Family, MetricNames
+
+from tests.unit.gateway_fakes import SPEC
 
 OPEN_METRICS = "application/openmetrics-text; version=1.0.0"
 PLAIN = "text/plain; version=0.0.4"
@@ -82,9 +85,10 @@ class SampleTokens:
     hits, misses, cached = 90, 10, 9
 
 
-def exposition(stats=STATS, counters=None, names=NAMES, bus=None, tokens=None):
-    sources = Sources(lambda: stats, counters or GatewayCounters(), bus, tokens, "1.2.3", "sample", "node-1")
-    return Exposition(sources, names)
+def exposition(stats=STATS, counters=None, names=NAMES, bus=None, tokens=None, **spec):
+    made, upstream = counters or GatewayCounters(), spec.pop("upstream", None)
+    sources = Sources(lambda: stats, made, bus, tokens, lambda: upstream, "1.2.3", "node-1")
+    return Exposition(sources, dataclasses.replace(SPEC, name="sample", metrics=names, **spec))
 
 
 def scraped(made, accept=PLAIN):
@@ -243,7 +247,8 @@ def test_each_scrape_reads_anew_and_making_the_exposition_reads_nothing():
         reads.append(1)
         return STATS | {"connections_now": len(reads)}
 
-    made = Exposition(Sources(stats, GatewayCounters(), None, None, "1", "sample", "n"), NAMES)
+    sources = Sources(stats, GatewayCounters(), None, None, lambda: None, "1", "n")
+    made = Exposition(sources, dataclasses.replace(SPEC, metrics=NAMES))
     assert reads == []
     assert [value(scraped(made), "gateway_connections_current") for _ in range(3)] == [1, 2, 3]
 
@@ -259,3 +264,69 @@ def test_every_metric_says_what_it_means():
     text = exposition(bus=SampleBus(), tokens=SampleTokens()).render(PLAIN)[0].decode()
     helps = [line.split(maxsplit=3) for line in text.splitlines() if line.startswith("# HELP")]
     assert [parts[2] for parts in helps if len(parts) < 4 or len(parts[3]) < 10] == []
+
+
+# --- a profile's own --------------------------------------------------------------------------------------------------
+
+
+class SampleUpstream:
+    def stats(self):
+        return SimpleNamespace(
+            requests={("auth", "200"): 5, ("auth", "timeout"): 1},
+            latency_bounds=(0.01, 0.1),
+            latency_counts={"auth": [3, 2, 1]},
+            latency_sums={"auth": 0.5},
+            lookups={"hit": 7, "miss": 2, "merged": 1},
+        )
+
+
+class NodeBus(SampleBus):
+    def broadcast_stats(self):
+        return {"published": 4, "received": 9}
+
+
+BACKEND = BackendMetrics(
+    requests="x_requests_total",
+    seconds="x_request_seconds",
+    lookups="x_cache_total",
+    published="x_published_total",
+    received="x_received_total",
+)
+
+
+def test_a_profiles_families_sum_what_it_counted_and_what_the_engine_did():
+    counters = GatewayCounters()
+    counters.add("x_errors_total", "BAD")
+    counters.add("x_errors_total", "RATE", 2)
+    families = (
+        Family("x_now", "Open connections now.", engine={"": "connections_now"}),
+        Family("x_errors_total", "Errors by code.", "code", known=("NONE",), engine={"RATE": "refused.queue_full"}),
+    )
+    found = scraped(exposition(counters=counters, names=None, families=families))
+    assert value(found, "x_now") == 37
+    assert [value(found, "x_errors_total", code=code) for code in ("NONE", "BAD", "RATE")] == [0, 1, 9]
+
+
+def test_calls_to_the_backend_and_messages_between_nodes_have_the_contracts_names():
+    found = scraped(exposition(names=None, backend_metrics=BACKEND, upstream=SampleUpstream(), bus=NodeBus()))
+    assert value(found, "x_requests_total", call="auth", status="timeout") == 1
+    assert value(found, "x_request_seconds_bucket", call="auth", le="0.1") == 5
+    assert value(found, "x_request_seconds_count", call="auth") == 6
+    assert value(found, "x_cache_total", result="merged") == 1
+    assert (value(found, "x_published_total"), value(found, "x_received_total")) == (4, 9)
+
+
+def test_without_names_for_it_what_went_wrong_is_still_there():
+    counters = GatewayCounters()
+    counters.count_error("members_failed")
+    assert (
+        value(scraped(exposition(counters=counters, names=None)), "tidegate_errors_total", type="members_failed") == 1
+    )
+
+
+def test_labels_of_a_profile_that_never_end_are_bounded():
+    counters = GatewayCounters()
+    for number in range(1000):
+        counters.add("x", str(number))
+    assert len(counters.added["x"]) == LABELS_MAX + 1
+    assert sum(counters.added["x"].values()) == 1000

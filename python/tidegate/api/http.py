@@ -8,6 +8,7 @@ import asyncio
 import hmac
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 import orjson
@@ -35,6 +36,9 @@ class Node:
     publish: Callable[[bytes], Awaitable[None]]
     publish_key: str  # "" = off
     body_s: float  # within which a body must be here
+    pages: Mapping[str, tuple[str, bytes]] | None = None  # `ProfileSpec.pages`
+    upgrade_required: int = 426  # `ProfileSpec.upgrade_required`
+    render_metrics: Callable[[str], tuple[bytes, str]] | None = None  # on this port too
 
 
 def http_app(node: Node, ws_paths: tuple[str, ...]) -> Starlette:
@@ -51,17 +55,23 @@ def http_app(node: Node, ws_paths: tuple[str, ...]) -> Starlette:
     async def publish(request: Request) -> Response:
         return await _publish(node, request)
 
-    app = Starlette(
-        routes=[
-            Route("/", health),
-            Route("/health", health),
-            Route("/ready", ready),
-            Route("/stats", stats),
-            Route("/api/publish", publish, methods=["POST"]),
-            *[Route(path, _upgrade_required) for path in ws_paths if path not in ("/", "/health", "/ready", "/stats")],
-        ],
-        exception_handlers={HTTPException: _http_error, Exception: _internal_error},
-    )
+    async def no_upgrade(_request: Request) -> Response:
+        return _upgrade_required() if node.upgrade_required == 426 else _plain_status(node.upgrade_required)
+
+    routes = [
+        Route("/", health),
+        Route("/health", health),
+        Route("/stats", stats),
+        Route("/api/publish", publish, methods=["POST"]),
+    ]
+    if node.pages is not None:
+        routes = [Route(path, _page(*page)) for path, page in node.pages.items()]
+    routes.append(Route("/ready", ready))
+    if node.render_metrics is not None:
+        routes.append(_metrics_route(node.render_metrics))
+    taken = {route.path for route in routes}
+    routes += [Route(path, no_upgrade) for path in ws_paths if path not in taken]
+    app = Starlette(routes=routes, exception_handlers={HTTPException: _http_error, Exception: _internal_error})
     app.add_middleware(Cors)
     return _without_redirects(app)
 
@@ -69,18 +79,29 @@ def http_app(node: Node, ws_paths: tuple[str, ...]) -> Starlette:
 def metrics_app(render: Callable[[str], tuple[bytes, str]]) -> Starlette:
     """On a port of its own, for Prometheus."""
 
-    async def metrics(request: Request) -> Response:
-        body, content_type = render(request.headers.get("accept", ""))
-        return Response(body, headers={"content-type": content_type})
-
     async def health(_request: Request) -> Response:
         return Response(b"OK", media_type="text/plain")
 
     app = Starlette(
-        routes=[Route("/metrics", metrics), Route("/health", health)],
+        routes=[_metrics_route(render), Route("/health", health)],
         exception_handlers={HTTPException: _http_error, Exception: _internal_error},
     )
     return _without_redirects(app)
+
+
+def _metrics_route(render: Callable[[str], tuple[bytes, str]]) -> Route:
+    async def metrics(request: Request) -> Response:
+        body, content_type = render(request.headers.get("accept", ""))
+        return Response(body, headers={"content-type": content_type})
+
+    return Route("/metrics", metrics)
+
+
+def _page(media_type: str, body: bytes) -> Callable[[Request], Awaitable[Response]]:
+    async def page(_request: Request) -> Response:
+        return Response(body, headers={"content-type": media_type})
+
+    return page
 
 
 def _without_redirects(app: Starlette) -> Starlette:
@@ -183,7 +204,11 @@ def _error(status: int, error: str, cure: str, **more: int) -> Response:
     return _json(status, {"error": error, "cure": cure, **more})
 
 
-async def _upgrade_required(_request: Request) -> Response:
+def _plain_status(status: int) -> Response:
+    return Response(HTTPStatus(status).phrase + "\n", status, media_type="text/plain")
+
+
+def _upgrade_required() -> Response:
     body = {"error": "upgrade_required", "cure": "Connect with a WebSocket client."}
     return _json(426, body, {"Upgrade": "websocket", "Sec-WebSocket-Version": "13"})
 

@@ -21,6 +21,7 @@ from tidegate.config.sources import (
     file_layer,
     find_file,
     profile_layer,
+    with_dotenv,
 )
 from tidegate.config.text import allowed, effective, example, reason, settings_schema, settings_table, shown, unit
 from tidegate.errors import ConfigError
@@ -58,6 +59,8 @@ def load(
 ) -> Loaded:
     """Raises ConfigError with every fault found."""
     file = find_file(config_file, search)
+    if spec.dotenv:
+        environ = with_dotenv(environ, Path(search[0]) if search else Path())
     layers = [
         command_line_layer(overrides or {}),
         environment_layer(spec, environ),

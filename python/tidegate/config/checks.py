@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from pydantic import SecretStr
+
 from tidegate.config.keys import token_keys
 from tidegate.config.settings import Jwt, Settings
-from tidegate.config.text import environment_name, shown
+from tidegate.config.text import default, environment_name, reason, shown
 from tidegate.config.units import format_size
 from tidegate.errors import ConfigError
 from tidegate.profile import ProfileSpec
@@ -20,8 +22,11 @@ from tidegate.profile import ProfileSpec
 def contradictions(settings: Settings, spec: ProfileSpec) -> Iterator[str]:
     for check in (_token_faults, _tls_faults, _limit_faults):
         yield from check(settings)
-    if spec.bus is not None:
-        yield from _url_faults(spec.bus, str(value_of(settings, spec.bus)))
+    for key in (spec.bus, spec.upstream):
+        # where no URL is the default, no URL is a choice
+        if key is not None and (value_of(settings, key) or default(key)):
+            yield from _url_faults(key, str(value_of(settings, key)))
+    yield from _missing(settings, spec)
     jwt = settings.jwt
     if spec.needs_token and not (jwt.secret_key.get_secret_value() or jwt.public_key or jwt.public_key_file):
         name = environment_name(spec.env_prefix, "jwt.secret_key")
@@ -29,6 +34,14 @@ def contradictions(settings: Settings, spec: ProfileSpec) -> Iterator[str]:
             f"jwt.secret_key is missing: the profile {spec.name} admits nobody without a token; set {name} to the "
             "secret that signs them (new: openssl rand -hex 32), or jwt.public_key, or jwt.public_key_file"
         )
+
+
+def _missing(settings: Settings, spec: ProfileSpec) -> Iterator[str]:
+    inside = spec.upstream is not None and str(value_of(settings, spec.upstream)).startswith("memory:")
+    for key, name in () if inside else spec.required.items():
+        value = value_of(settings, key)
+        if not (value.get_secret_value() if isinstance(value, SecretStr) else value):
+            yield f"{key} is missing: the profile {spec.name} can't start without it; set {name} ({reason(key)})"
 
 
 def unwise(settings: Settings) -> Iterator[str]:
@@ -120,7 +133,8 @@ def _limit_faults(settings: Settings) -> Iterator[str]:
     if ws.proxy_protocol and not ws.proxy_trusted:
         yield "ws.proxy_protocol is on and ws.proxy_trusted is empty: nobody could connect; list your balancers"
     hosts = {server.host, metrics.host}
-    if metrics.enabled and metrics.port == server.port != 0 and (len(hosts) == 1 or hosts & {"0.0.0.0", "::"}):  # noqa: S104
+    apart = metrics.enabled and not metrics.shared
+    if apart and metrics.port == server.port != 0 and (len(hosts) == 1 or hosts & {"0.0.0.0", "::"}):  # noqa: S104
         yield f"metrics.port = {metrics.port}: it is server.port too; give it one of its own, or 0 for any free one"
 
 
@@ -133,9 +147,15 @@ def _url_faults(key: str, urls: str) -> Iterator[str]:
         except ValueError:
             good = False
         if not good:
-            cure = "write nats://host:4222 (commas between several), or memory:"
+            cure = f"write {URL_EXAMPLES.get(key, 'scheme://host:port')}, or memory:"
             yield f"{key} = {shown(key, url.strip())}: it is no URL; {cure}"
 
+
+URL_EXAMPLES = {
+    "nats.url": "nats://host:4222 (commas between several)",
+    "redis.url": "redis://host:6379/0",
+    "backend.url": "http://host:8000",
+}
 
 # What the original uses when no secret is set: whoever reads its source can sign tokens
 REFUSED_SECRETS = frozenset({"change-me-in-production"})

@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 
 from tidegate.config.keys import ALGORITHMS
 from tidegate.config.units import parse_duration, parse_size, split_list
+from tidegate.origins import ORIGIN_PATTERN
 
 
 def setting(default: Any, unit: str, reason: str, **bounds: Any) -> Any:
@@ -299,10 +300,15 @@ class Ws(Section):
     allowed_origins: Annotated[
         Texts,
         _each_matches(
-            r"[a-z][a-z0-9+.-]*://[^\s/]+",
-            "write origins as browsers do, https://example.com without a path; for all origins, leave it empty",
+            ORIGIN_PATTERN,
+            "write origins as browsers do, https://example.com without a path, or *.example.com for all below it; "
+            "for all origins, leave it empty",
         ),
-    ] = setting((), "list", "exact match with Origin; empty = all, as in the original, whose tokens are in the URL")
+    ] = setting(
+        (),
+        "list",
+        "exact match with Origin, or all below a name; empty = all, as in the original, whose tokens are in the URL",
+    )
     shutdown_grace: Duration = setting(
         "30s", "time", "closes are spread over it on SIGTERM; what Kubernetes waits", ge=0
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from dotenv import dotenv_values
 
 from tidegate.config.settings import DEFINITIONS
 from tidegate.config.text import COMMON_NAMES, environment_name, flag, nearest, shown
@@ -82,12 +83,30 @@ def environment_layer(spec: ProfileSpec, environ: Mapping[str, str]) -> Layer:
     """Blank means not set, as in the originals and as deployment templates leave it."""
     layer = Layer()
     names = environment_names(spec)
+    if spec.read_environment is not None:
+        found = spec.read_environment(environ)
+        for key, value in found.values.items():
+            layer.add(key, value, f"environment {found.names[key]}")
+        layer.warnings += found.warnings
     for name, key in names.items():
         value = environ.get(name, "")
         if value.strip() and key not in layer.values:
             layer.add(key, _production(value) if name == "APP_ENV" else value, f"environment {name}")
     layer.warnings += _strangers(spec.env_prefix, environ, list(names))
     return layer
+
+
+def with_dotenv(environ: Mapping[str, str], folder: Path) -> dict[str, str]:
+    """The environment, and what `.env` says where the environment says nothing."""
+    path = folder / ".env"
+    try:
+        if not path.is_file() or path.stat().st_size > FILE_BYTES_MAX:
+            return dict(environ)
+        found = dotenv_values(path, encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise ConfigError(f"can't read {path.name}: {why}", "Put it right, or remove it.") from None
+    return {name: value for name, value in found.items() if value is not None} | dict(environ)
 
 
 def environment_names(spec: ProfileSpec) -> dict[str, str]:

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias
 
 import orjson
 
+from tidegate.origins import Origins
 from tidegate.profile import (
     Action,
     Admit,
@@ -117,13 +118,14 @@ class AttchatGateway:
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
+        self._origins = Origins(rules.allowed_origins)
         self._pong_second = -1
         self._pong = b""
         self._stamp_second = -1
         self._stamp = ""
 
     def on_open(self, upgrade: Upgrade) -> Steps:
-        if not self._is_origin_allowed(upgrade.headers.get("origin", "")):
+        if not self._origins.allows(upgrade.headers.get("origin", "")):
             yield Refuse(403, b'{"error":"origin_not_allowed"}')
             return
         token = _token_of(upgrade)
@@ -134,11 +136,6 @@ class AttchatGateway:
             yield from _reject_token(upgrade, verified)
             return
         yield self._admit(upgrade, claims, user)
-
-    def _is_origin_allowed(self, origin: str) -> bool:
-        """Programs that are no browsers send no Origin and carry no ambient credentials: they pass."""
-        allowed = self._rules.allowed_origins
-        return not origin or not allowed or origin in allowed
 
     def _admit(self, upgrade: Upgrade, claims: Mapping[str, Any], user: str) -> Admit:
         room = upgrade.query.get("room_id", "")
