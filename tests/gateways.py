@@ -108,10 +108,20 @@ def start(profile: str, *, port: int = 0, arguments: tuple[str, ...] = (), **set
     return gateway
 
 
-def spawn(profile: str, *, port: int = 0, arguments: tuple[str, ...] = (), **settings: str) -> Gateway:
-    """The process alone; whether it comes up is the caller's question."""
+def spawn(
+    profile: str,
+    *,
+    port: int = 0,
+    arguments: tuple[str, ...] = (),
+    environ: Mapping[str, str] | None = None,
+    **settings: str,
+) -> Gateway:
+    """The process alone; whether it comes up is the caller's question. `environ`: variables by their whole names."""
     port = port or free_port()
     metrics_port = free_port(but=port)
+    if environ is not None:
+        # one of the originals that have a port for everything
+        metrics_port, environ = port, {"PORT": str(port), **environ}
     names = {
         name if name.startswith(("LOG_", "APP_")) else f"GATEWAY_{name}": value for name, value in settings.items()
     }
@@ -121,7 +131,11 @@ def spawn(profile: str, *, port: int = 0, arguments: tuple[str, ...] = (), **set
     command = [sys.executable, "-m", "tidegate.cli", "serve", "--profile", profile, *arguments]
     with log.open("wb") as out:
         process = subprocess.Popen(
-            command, stdout=out, stderr=subprocess.STDOUT, env=environment(port, metrics_port, names), cwd=log.parent
+            command,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=environment(port, metrics_port, names | dict(environ or {})),
+            cwd=log.parent,
         )
     return Gateway(process, port, metrics_port, log)
 

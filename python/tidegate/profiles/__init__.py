@@ -1,4 +1,7 @@
-"""Protocols, one pure file each, found by name. Rule: the file's name is the profile's, with `-` for `_`."""
+"""Protocols, one pure file each, found by name. Rule: the file's name is the profile's, with `-` for `_`.
+
+What would make a file too long to read lies beside it in `_NAME_*.py`, as pure as the profile itself.
+"""
 
 import importlib
 import pkgutil
@@ -11,7 +14,8 @@ DEFAULT = "attchat-gateway"
 
 def names() -> list[str]:
     """Of all profiles in this folder, without importing them."""
-    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
+    files = (module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+    return sorted(name.replace("_", "-") for name in files)
 
 
 def find(name: str) -> ProfileSpec:
