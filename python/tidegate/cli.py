@@ -195,20 +195,24 @@ def _print_config(loaded: "Loaded") -> None:
 
 
 @main.command()
+@click.option(
+    "--profile", "profile_name", default=DEFAULT, show_default=True, help="Which gateway to show: this one or gogate."
+)
 @click.option("--once", is_flag=True, help="Send a burst, check that every message arrived in order, print one line.")
-@click.option("--port", type=click.IntRange(0, 65535), help="Default: 8086 if it is free, else any.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Default: the profile's if it is free, else any.")
 @click.option("--messages", type=click.IntRange(1, 1_000_000), default=2_000, show_default=True, help="For --once.")
-def demo(*, once: bool, port: int | None, messages: int) -> int:
+def demo(*, profile_name: str, once: bool, port: int | None, messages: int) -> int:
     """Shows a gateway at work: real clients, a publisher and what flows, live. Needs nothing else.
 
     \b
     Examples:
       tidegate demo
+      tidegate demo --profile gogate
       tidegate demo --once && echo every message arrived
     """
     from tidegate.demo import run  # noqa: PLC0415
 
-    return run(once=once, port=port, messages=messages)
+    return run(profile=profile_name, once=once, port=port, messages=messages)
 
 
 # --- token ------------------------------------------------------------------------------------------------------------

@@ -12,13 +12,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import orjson
 import pytest
-from tidegate.demo.crowd import LINES, MEMBERS, Crowd, publish_steadily
+from tidegate.config.settings import Jwt
+from tidegate.demo.crowd import LINES, Crowd, publish_steadily
+from tidegate.demo.dialects import DIALECTS, Attchat, Dialect, Gogate
 from tidegate.demo.tally import LATENCIES_MAX, Latencies, Tally
 from tidegate.demo.view import Invitation, Rates, line
 
 from tests.servers import free_port
 
+MEMBERS = Attchat().members
 ROOMS = {"a": ("An", "Binh"), "b": ("An",)}
 START_S_MAX = 20
 
@@ -85,11 +89,11 @@ def test_rates_are_of_the_time_between_two_looks() -> None:
 async def test_the_publisher_sends_as_many_as_were_asked_for_to_all_rooms_in_turn() -> None:
     published: list[bytes] = []
 
-    async def publish(event: bytes) -> None:
+    async def publish(_room: str, event: bytes) -> None:
         published.append(event)
 
     tally = Tally(MEMBERS)
-    await publish_steadily(publish, tally, rate=100_000, messages=len(MEMBERS) * 5)
+    await publish_steadily(publish, Attchat(), tally, rate=100_000, messages=len(MEMBERS) * 5)
     assert len(published) == len(MEMBERS) * 5
     assert set(tally.sent.values()) == {5}
 
@@ -107,8 +111,23 @@ async def test_the_publisher_sends_as_many_as_were_asked_for_to_all_rooms_in_tur
 )
 def test_what_others_publish_is_not_counted(event: dict[str, object]) -> None:
     tally = Tally(MEMBERS)
-    Crowd(lambda name: "", tally)._note("An", event, 0.0)
+    Crowd(Attchat(), lambda name: "", tally)._note("An", event, 0.0)
     assert (tally.arrived, tally.strays) == (0, 0)
+
+
+@pytest.mark.parametrize("dialect", [make() for make in DIALECTS.values()], ids=list(DIALECTS))
+def test_a_dialect_hears_what_it_says(dialect: Dialect) -> None:
+    room = next(iter(dialect.members))
+    frame = orjson.loads(dialect.message(room, 7, 1.25, "a #1 @2"))
+    if "event" in frame:  # what the gateway makes of it
+        frame["event"] = "new_message"
+    assert dialect.heard(frame) == (room, 7, 1.25, "a #1 @2")
+
+
+def test_what_a_person_types_is_heard_and_has_no_number() -> None:
+    heard = Gogate().heard({"event": "new_message", "data": {"text": "hello #x"}})
+    assert heard is not None
+    assert (heard.number, heard.text) == (0, "hello #x")
 
 
 def test_every_room_sees_all_lines() -> None:
@@ -117,20 +136,21 @@ def test_every_room_sees_all_lines() -> None:
 
 
 def test_the_invitation_holds_three_commands_on_a_line_each() -> None:
-    text = Invitation("http://127.0.0.1:1", "http://127.0.0.1:2", "TOKEN", "KEY").text()
-    for command in (r"connect 'ws://127\.0\.0\.1:1/ws\S*' --token TOKEN", r"publish .* --key KEY", r"curl \S+:1/stats"):
+    jwt = Jwt(secret_key="k" * 32)
+    text = Attchat().invitation(Invitation("http://127.0.0.1:1", "http://127.0.0.1:2", "KEY", jwt))
+    for command in (r"connect 'ws://127\.0\.0\.1:1/ws\S*' --token \S+", r"publish .* --key KEY", r"curl \S+:1/stats"):
         assert re.search(rf"^  .*{command.replace('curl ', 'curl -s ')}", text, re.M), command
 
 
 # --- the whole, as a process ------------------------------------------------------------------------------------------
 
 
-def test_once_checks_every_message_and_prints_one_line() -> None:
-    ended = subprocess.run(
-        command("--once", "--messages", "400"), capture_output=True, text=True, timeout=30, check=False
-    )
+@pytest.mark.parametrize(("profile", "deliveries"), [("attchat-gateway", "1,400"), ("gogate", "2,400")])
+def test_once_checks_every_message_and_prints_one_line(profile: str, deliveries: str) -> None:
+    arguments = command("--profile", profile, "--once", "--messages", "400")
+    ended = subprocess.run(arguments, capture_output=True, text=True, timeout=30, check=False)
     assert ended.returncode == 0, ended.stderr
-    assert re.fullmatch(r"ok: 400 messages, 1,400 deliveries, .* p50 [\d.]+ ms, p99 [\d.]+ ms\n", ended.stdout)
+    assert re.fullmatch(rf"ok: 400 messages, {deliveries} deliveries, .* p50 [\d.]+ ms, p99 [\d.]+ ms\n", ended.stdout)
 
 
 def command(*arguments: str) -> list[str]:

@@ -8,6 +8,7 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console, Group
 from rich.table import Table
@@ -22,23 +23,8 @@ class Invitation:
 
     url: str  # http://host:port
     metrics_url: str
-    token: str
-    key: str
-
-    def text(self) -> str:
-        command, websocket = program(), self.url.replace("http", "ws", 1)
-        return f"""tidegate demo: a gateway, its clients and a publisher, in one process on an embedded bus
-
-  URL    {websocket}/ws
-  token  {self.token}
-
-Try from another terminal:
-  {command} connect '{websocket}/ws?room_id=chat:lobby' --token {self.token}
-  {command} publish chat:lobby 'hello from outside' --url {self.url} --key {self.key}
-  curl -s {self.url}/stats; curl -s {self.metrics_url}/metrics | grep ^gateway_
-
-Ctrl-C ends it.
-"""
+    publish_key: str
+    jwt: Any  # the settings that tokens are minted with
 
 
 def program() -> str:
