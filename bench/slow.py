@@ -31,6 +31,7 @@ BIG_BYTES = 32_768
 FILL = 16  # big messages, 512 KiB: the kernel holds half of that for a client of tidegate
 OVERFLOW = 32  # big messages for each slow one alone: 1 MiB, above every bound below
 SPREAD = 8  # where all read, so many times more are sent as much in all: 128 KiB each, which the kernel holds
+AHEAD_MESSAGES = 1_024  # 32 MiB that JetStream has not stored: a quarter of what it queues before it drops silently
 SAME_S = 0.3  # a crowd that read nothing new for so long has read all
 READ_S_MAX = 30.0
 # only the bounds close anybody
@@ -135,8 +136,10 @@ def peak_while_sent(room: Room, users: Sequence[int], each: int, received: int) 
     """Highest VmRSS while each of `users` is sent messages of its own; `received`: how many of all are read."""
     room.crowd.ask("reset")
     forget_peak(room.server)
-    for number in users:
+    for sent, number in enumerate(users, 1):
         room.backend.publish(f"user:u{number}", each, BIG_BYTES)
+        if sent * each % AHEAD_MESSAGES < each:
+            room.backend.await_stored()
     # behind all of that in the stream: when those who read have this one, the rest was handed out
     room.backend.publish(ROOM, 1, BIG_BYTES)
     room.all_received(received)

@@ -49,6 +49,8 @@ def event(room: str, number: int, size: int) -> bytes:
 
 
 TAIL = '"}}'
+# For a message that is sent for its acknowledgement only
+NOBODYS_ROOM = "chat:nobody"
 
 
 class NatsBackend:
@@ -69,6 +71,14 @@ class NatsBackend:
         self._answer_pings()
         self._socket.sendall(lines)
 
+    def await_stored(self) -> None:
+        """Returns when JetStream has stored all that was published: what its queue can't take it drops silently."""
+        data = event(NOBODYS_ROOM, 0, 128)
+        inbox = b"_INBOX.stored.%d" % time.monotonic_ns()
+        parts = (inbox, self._subject, inbox, len(data), data)
+        self._socket.sendall(b"SUB %s 1\r\nUNSUB 1 1\r\nPUB %s %s %d\r\n%s\r\n" % parts)
+        self._hear(b'"seq":', "did not store a message")
+
     def _answer_pings(self) -> None:
         if not self._has_answer(0):
             return
@@ -80,11 +90,17 @@ class NatsBackend:
 
     def _flush(self) -> None:
         self._socket.sendall(b"PING\r\n")
+        self._hear(b"PONG", "did not answer a PING")
+
+    def _hear(self, words: bytes, failure: str) -> None:
         heard = b""
-        while b"PONG" not in heard:
+        while words not in heard:
             if not self._has_answer(FLUSH_S_MAX):
-                raise TimeoutError(f"nats-server did not answer a PING for {FLUSH_S_MAX:.0f} s")
-            heard += self._socket.recv(65536) or b"PONG"
+                raise TimeoutError(f"nats-server {failure} for {FLUSH_S_MAX:.0f} s")
+            more = self._socket.recv(65536)
+            if not more or b"-ERR" in more:
+                raise ConnectionError(f"nats-server refused: {more[:200]!r}")
+            heard += more
 
     def _has_answer(self, wait_s: float) -> bool:
         return bool(select.select([self._socket], [], [], wait_s)[0])
