@@ -20,6 +20,8 @@ SHOWN = {
     "handshakes": ("handshakes", "server CPU a handshake"),
     "fanout": ("server CPU a delivery",),
     "latency": ("p50", "p99"),
+    "rooms": ("server CPU a delivery",),
+    "million": ("user memory a connection", "connections lost"),
 }
 OTHER_WORK_MAX = 0.05  # as the benchmarks themselves tell it
 
@@ -72,9 +74,12 @@ def conditions(results: dict[str, dict[str, Any]]) -> list[str]:
     kernel = machine["kernel"].partition("-")[0]
     size = f"{machine['cores']} cores ({machine['cpu']}), {machine['memory_gib']:.0f} GiB, Linux {kernel}"
     loads = {name: result["settings"]["other_work_share"] for name, result in results.items()}
+    runs = {name: count for name, result in results.items() if (count := result["settings"]["runs"]) > 1} or {"": 1}
+    once = [name for name, result in results.items() if result["settings"]["runs"] == 1]
     busy = [f"{name} {share:.0%}" for name, share in loads.items() if share > OTHER_WORK_MAX]
     lines = [
-        f"Measured {when} on {size}, with the clients on the same machine; medians of at least three runs, user memory."
+        f"Measured {when} on {size}, with the clients on the same machine; user memory; medians of "
+        f"{min(runs.values())} runs at least" + (f", one run of {' and '.join(once)}." if once else ".")
     ]
     return lines + ([f"Other work took part of the machine meanwhile: {', '.join(busy)}."] if busy else [])
 
