@@ -23,6 +23,15 @@ SHOWN = {
     "rooms": ("server CPU a delivery",),
     "million": ("user memory a connection", "connections lost"),
 }
+SHOWN_OF_PEERS = (
+    "user memory a connection",
+    "handshakes",
+    "server CPU a handshake",
+    "server CPU a delivery",
+    "p50",
+    "p99",
+    "messages",
+)
 OTHER_WORK_MAX = 0.05  # as the benchmarks themselves tell it
 
 
@@ -74,19 +83,46 @@ def conditions(results: dict[str, dict[str, Any]]) -> list[str]:
     kernel = machine["kernel"].partition("-")[0]
     size = f"{machine['cores']} cores ({machine['cpu']}), {machine['memory_gib']:.0f} GiB, Linux {kernel}"
     loads = {name: result["settings"]["other_work_share"] for name, result in results.items()}
-    runs = {name: count for name, result in results.items() if (count := result["settings"]["runs"]) > 1} or {"": 1}
-    once = [name for name, result in results.items() if result["settings"]["runs"] == 1]
+    runs = {name: runs_of(result) for name, result in results.items()}
+    once = [name for name, count in runs.items() if count == 1]
     busy = [f"{name} {share:.0%}" for name, share in loads.items() if share > OTHER_WORK_MAX]
     lines = [
         f"Measured {when} on {size}, with the clients on the same machine; user memory; medians of "
-        f"{min(runs.values())} runs at least" + (f", one run of {' and '.join(once)}." if once else ".")
+        f"{max(runs.values())} runs" + (f", one run of {' and '.join(once)}." if once else ".")
     ]
     return lines + ([f"Other work took part of the machine meanwhile: {', '.join(busy)}."] if busy else [])
+
+
+def runs_of(result: dict[str, Any]) -> int:
+    return max(len(found["runs"]["tidegate"]) for found in result["figures"])
+
+
+def peers() -> str:
+    """What rivals need for the same, as multiples of tidegate's figure in the same run."""
+    paths = sorted((ROOT / "bench" / "results").glob("*-peers.json"))
+    if not paths:
+        return "Not measured yet on this version: `make bench-peers` does it."
+    result = json.loads(paths[-1].read_text())
+    names = [name for name in result["settings"]["servers"] if name not in ("tidegate", "limit")]
+    lines = [f"| case | figure | tidegate | {' | '.join(names)} |", "|---|---|---|" + "---|" * len(names)]
+    for found in result["figures"]:
+        if found["figure"] in SHOWN_OF_PEERS:
+            ours = found["tidegate_median"]
+            theirs = (times(found.get(f"{name}_median"), ours) for name in names)
+            what = f"{found['figure']}, {found['unit']}"
+            case = found["case"].partition(": ")[2]
+            lines.append(f"| {case} | {what} | {number(ours)} | {' | '.join(theirs)} |")
+    return "\n".join([*lines, "", "\n".join(f"- {note}" for note in result["notes"])])
+
+
+def times(theirs: float | None, ours: float) -> str:
+    return "-" if theirs is None else f"{number(theirs)} (x {number(theirs / ours)})"
 
 
 def rendered(text: str) -> str:
     text = section(text, "settings", settings_table())
     text = section(text, "echo", echo_source())
+    text = section(text, "peers", peers())
     return section(text, "figures", figures())
 
 
