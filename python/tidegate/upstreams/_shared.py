@@ -19,6 +19,8 @@ Key: TypeAlias = tuple[str, str]
 ANSWERS_MAX = 10_000
 # Members of those chats: 6 KiB each, or a few very large ones
 BYTES_MAX = 64 * 1024 * 1024
+# What is asked for ends with its upstream; it only needs its turns of the loop
+ENDING_S = 1.0
 
 
 class Kept(NamedTuple):
@@ -99,6 +101,6 @@ class Shared:
     async def close(self) -> None:
         """After `ask` refuses: what was shared ends, and nothing is kept."""
         if self._asking:
-            await asyncio.wait(list(self._asking.values()))
+            await asyncio.wait(list(self._asking.values()), timeout=ENDING_S)
         self._kept.clear()
         self._bytes = 0

@@ -111,8 +111,9 @@ class HttpUpstream:
             for deadline in self._deadlines:
                 if not deadline.expired():
                     deadline.reschedule(now)
-            async with asyncio.timeout(ENDING_S):
-                await self._until_idle()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ENDING_S):
+                    await self._until_idle()
 
     async def _until_idle(self) -> None:
         self._idle.clear()
