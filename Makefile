@@ -99,7 +99,7 @@ $(VENV)/.bench: pyproject.toml $(VENV)/.extension $(VENV)/.dev
 
 bench: tools $(VENV)/.bench ## All benchmarks beside the raw limit program; writes bench/results (about half an hour)
 	@cargo build --release --quiet --package tidegate-limit --package tidegate-loadgen
-	@for name in connections handshakes fanout latency rooms compression messages slow; do $(BIN)/python bench/$$name.py || exit 1; done
+	@for name in connections handshakes fanout latency rooms compression messages slow calls; do $(BIN)/python bench/$$name.py || exit 1; done
 
 bench-quick: tools $(VENV)/.bench ## A short form of every benchmark, about a minute; fails when a figure got worse
 	@cargo build --release --quiet --package tidegate-limit --package tidegate-loadgen
