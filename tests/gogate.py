@@ -75,3 +75,10 @@ async def person(gateway: Gateway, token: str = "", **options: Any) -> AsyncIter
     async with connect(gateway.url, compression=None, max_size=None, **options) as socket:
         made = Person(socket)
         yield await made.log_in(token) if token else made
+
+
+async def begun(backend: RestBackend) -> None:
+    """A request is in it: what it is told from now on is for the next ones."""
+    async with asyncio.timeout(EVENT_S_MAX):
+        while not backend.inside():  # noqa: ASYNC110 - another process's state can only be asked
+            await asyncio.sleep(0.01)

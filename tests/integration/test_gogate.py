@@ -13,7 +13,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.gateways import Gateway
-from tests.gogate import EVENT_S_MAX, Person, node, person, starting
+from tests.gogate import EVENT_S_MAX, Person, begun, node, person, starting
 from tests.rest_backend import RestBackend
 
 STOP_S_MAX = 20
@@ -271,8 +271,7 @@ async def test_a_drain_answers_who_has_asked_and_closes_1001(rest_backend: RestB
         async with person(gateway, "user-1") as a:
             rest_backend.tell(hold=["send"])
             await a.say("send_message", chat_id=1, text="last words")
-            while not rest_backend.inside():  # noqa: ASYNC110 - another process's state can only be asked
-                await asyncio.sleep(0.01)
+            await begun(rest_backend)
             gateway.signal(signal.SIGTERM)
             while fetch(gateway, "/ready")[0] != 503:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from tests.gateways import Gateway
-from tests.gogate import EVENT_S_MAX, Person, node, person
+from tests.gogate import EVENT_S_MAX, Person, begun, node, person
 from tests.rest_backend import RestBackend
 
 OTHERS = 1000
@@ -46,6 +46,7 @@ async def test_a_thousand_chat_on_while_the_backend_holds_one_call(gateway: Gate
         rest_backend.tell(hold=["react"])
         await everybody[1].say("add_reaction", message_id=1, emoji="+1")
         await everybody[1].say("send_message", chat_id=1, text="behind the reaction")
+        await begun(rest_backend)
         for number in range(3):
             await chats(everybody[0], everybody, f"meanwhile {number}")
         rest_backend.tell(hold=[])
@@ -57,6 +58,7 @@ async def test_a_slow_backend_delays_who_asks_and_loses_nothing(gateway: Gateway
     async with person(gateway, "user-1") as a, person(gateway, "user-2") as b:
         rest_backend.tell(slow={"send": 2.0})
         await a.say("send_message", chat_id=1, text="slow")
+        await begun(rest_backend)
         rest_backend.tell(slow={})
         await b.say("send_message", chat_id=1, text="quick")
         assert [(await b.hears("new_message"))["text"] for _ in range(2)] == ["quick", "slow"]
