@@ -7,16 +7,20 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import nats.errors
 import nats.js.errors
 from nats.aio.client import Client
+from redis.asyncio import Redis as RedisClient
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
 from tidegate.buses import Bus, open_bus
 from tidegate.profile import BusMessage
 
-from tests.servers import NatsServer
+from tests.servers import NatsServer, RedisServer
 
 # For conditions that hold in well under a second on a quiet machine; only a failing test waits so long.
 WAIT_S_MAX = 40
@@ -33,8 +37,16 @@ class Nats:
 
 
 @dataclass(frozen=True)
+class Redis:
+    streams: Sequence[str] = ()
+    stream_length: int = 100_000
+    channel: str = ""
+
+
+@dataclass(frozen=True)
 class Settings:
-    nats: Nats
+    nats: Nats = Nats(())
+    redis: Redis = Redis()
 
 
 @dataclass
@@ -180,6 +192,67 @@ class NatsBackend:
         client, self._client = self._client, None
         if client is not None:
             await client.close()
+
+
+class RedisBackend:
+    def __init__(self, server: RedisServer, **settings: object) -> None:
+        self.server = server
+        self.stream = f"CHAT{secrets.token_hex(4).upper()}"
+        self.settings = Redis(**({"streams": [self.stream]} | settings))  # type: ignore[arg-type]
+        self._client: RedisClient | None = None
+
+    def bus(self, node_id: str, **settings: object) -> Bus:
+        return self.bus_at(self.server.url, node_id, **settings)
+
+    def bus_at(self, url: str, node_id: str, **settings: object) -> Bus:
+        return open_bus(url, Settings(redis=replace(self.settings, **settings)), node_id=node_id)  # type: ignore[arg-type]
+
+    @property
+    def client(self) -> RedisClient:
+        """Tries nothing twice by itself."""
+        if self._client is None:
+            retry = Retry(NoBackoff(), 0)
+            self._client = RedisClient.from_url(self.server.url, retry=retry, protocol=2, socket_timeout=5)
+        return self._client
+
+    async def publish(self, data: Sequence[bytes]) -> None:
+        for start in range(0, len(data), 1_000):
+            pipe = self.client.pipeline(transaction=False)
+            for item in data[start : start + 1_000]:
+                pipe.execute_command("XADD", self.stream, "*", "subject", f"{self.stream.lower()}.events", "data", item)
+            await pipe.execute()
+
+    async def keep(self, data: bytes) -> None:
+        """Repeats until the server confirms, whatever happens to it: kept exactly once, for it looks before."""
+        tried = False
+        async with asyncio.timeout(WAIT_S_MAX):
+            while True:
+                try:
+                    if tried and await self._has(data):
+                        return
+                    tried = True
+                    await self.publish([data])
+                    return
+                except (RedisError, OSError):
+                    await asyncio.sleep(0.02)
+
+    async def _has(self, data: bytes) -> bool:
+        newest = await self.client.execute_command("XREVRANGE", self.stream, "+", "-", "COUNT", 100)
+        return any(data in (fields.values() if isinstance(fields, dict) else fields) for _, fields in newest)
+
+    async def close(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            await client.aclose()
+
+
+@contextlib.asynccontextmanager
+async def redis_backend_on(server: RedisServer, **settings: object) -> AsyncIterator[RedisBackend]:
+    backend = RedisBackend(server, **settings)
+    try:
+        yield backend
+    finally:
+        await backend.close()
 
 
 @contextlib.asynccontextmanager

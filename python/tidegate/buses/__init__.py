@@ -23,6 +23,7 @@ __all__ = [
     "NatsSettings",
     "Offer",
     "Receive",
+    "RedisSettings",
     "open_bus",
     "scheme_of",
 ]
@@ -83,9 +84,22 @@ class NatsSettings(Protocol):
     def ensure_streams(self) -> bool: ...
 
 
+class RedisSettings(Protocol):
+    """What `redis.py` reads."""
+
+    @property
+    def streams(self) -> Sequence[str]: ...
+    @property
+    def stream_length(self) -> int: ...  # entries
+    @property
+    def channel(self) -> str: ...  # empty = ours, with an envelope
+
+
 class BusSettings(Protocol):
     @property
     def nats(self) -> NatsSettings: ...
+    @property
+    def redis(self) -> RedisSettings: ...
 
 
 def open_bus(url: str, settings: BusSettings, *, node_id: str) -> Bus:
@@ -109,5 +123,5 @@ def scheme_of(url: str) -> str:
 
 
 # Schemes that are ways to reach a bus named otherwise.
-SAME_BUS = {"tls": "nats", "ws": "nats", "wss": "nats"}
+SAME_BUS = {"tls": "nats", "ws": "nats", "wss": "nats", "rediss": "redis"}
 HOST_AND_PORT = re.compile(r"(?!memory:)(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}(,.*)?")

@@ -7,7 +7,6 @@ library's callbacks end here: what they report shows as a lost connection or as 
 import asyncio
 import contextlib
 import logging
-import random
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -174,19 +173,6 @@ def describe(error: BaseException) -> str:
     return str(error).removeprefix("nats: ").strip("'\" ") or type(error).__name__
 
 
-def level_of(failures: int) -> int:
-    """Loud at first and at each doubling, silent in between: a night without NATS is a dozen lines."""
-    return logging.WARNING if failures & (failures - 1) == 0 else logging.DEBUG
-
-
-def backoff_s(failures: int, most: float) -> float:
-    """Half of it random, so that nodes do not return in step."""
-    longest: float = min(most, BACKOFF_FIRST_S * 2.0 ** min(failures, 16))
-    return longest * random.uniform(0.5, 1.0)  # noqa: S311
-
-
-# The first pause after a failure: a server that restarts is back in 50 ms.
-BACKOFF_FIRST_S = 0.05
 # A TCP handshake and NATS' own greeting; the library's default.
 CONNECT_TIMEOUT_S = 2
 # Two unanswered pings end a connection nobody speaks on: 10 to 15 s. Streams notice within 2.5 s by heartbeats.

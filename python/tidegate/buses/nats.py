@@ -19,7 +19,8 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from tidegate.buses import Arrived, BusSettings, Deliver, NatsSettings, Offer, Receive
-from tidegate.buses._connection import Connection, backoff_s, describe, level_of
+from tidegate.buses._backoff import backoff_s, level_of
+from tidegate.buses._connection import Connection, describe
 from tidegate.buses._feed import Feed, FeedLostError, Position
 from tidegate.buses._jetstream import Durable, RefusedError, consumer_info, name_token, open_feed
 from tidegate.buses._servers import WEBSOCKET, Server, parse_servers
