@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from tests.buses import NatsBackend, backend_on
+from tests.buses import NatsBackend, RedisBackend, backend_on, redis_backend_on
 from tests.rest_backend import RestBackend
-from tests.servers import NatsServer
+from tests.servers import NatsServer, RedisServer
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -54,6 +54,40 @@ async def own_nats(nats_server: NatsServer) -> AsyncIterator[NatsBackend]:
 @pytest.fixture
 async def calm_nats(calm_nats_server: NatsServer) -> AsyncIterator[NatsBackend]:
     async with backend_on(calm_nats_server) as backend:
+        yield backend
+
+
+@pytest.fixture
+def redis_server(servers_wanted: None) -> Iterator[RedisServer]:
+    """A server of the test's own: it may kill, freeze and restart it."""
+    server = RedisServer()
+    server.start()
+    try:
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture(scope="session")
+def calm_redis_server(servers_wanted: None) -> Iterator[RedisServer]:
+    """One server for all tests that leave it running; each uses stream names of its own."""
+    server = RedisServer("--appendonly", "no")
+    server.start()
+    try:
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture
+async def own_redis(redis_server: RedisServer) -> AsyncIterator[RedisBackend]:
+    async with redis_backend_on(redis_server) as backend:
+        yield backend
+
+
+@pytest.fixture
+async def calm_redis(calm_redis_server: RedisServer) -> AsyncIterator[RedisBackend]:
+    async with redis_backend_on(calm_redis_server) as backend:
         yield backend
 
 

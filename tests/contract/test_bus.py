@@ -16,6 +16,7 @@ from tests.buses import (
     Gateway,
     MemoryBackend,
     NatsBackend,
+    RedisBackend,
     consuming,
     numbered,
     until,
@@ -24,6 +25,7 @@ from tests.buses import (
 BACKENDS: dict[str, Callable[[pytest.FixtureRequest], Backend]] = {
     "memory": lambda request: MemoryBackend(),
     "nats": lambda request: NatsBackend(request.getfixturevalue("calm_nats_server")),
+    "redis": lambda request: RedisBackend(request.getfixturevalue("calm_redis_server")),
 }
 
 
@@ -243,6 +245,9 @@ def test_no_password_shows_when_a_url_is_refused() -> None:
         "user:hunter2@host:4222",
         "nats://user:hunter2@ho st",
         "nats://u:hun,ter2@h:x",
+        "redis://user:hunter2@ho st",
+        "rediss://:hun/ter2@h:6379",
+        "redis://h:6379/hunter2@h:x",
     ):
         with pytest.raises(ConfigError) as refused:
             open_bus(url, Backendless, node_id="one")

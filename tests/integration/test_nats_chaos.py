@@ -14,6 +14,7 @@ import tidegate.buses.nats
 from tidegate.buses import open_bus
 
 from tests.buses import Gateway, NatsBackend, Settings, consuming, numbered, until
+from tests.cutter import Cutter
 
 
 async def test_kill_9_and_restart_in_traffic_loses_repeats_and_reorders_nothing(
@@ -174,69 +175,3 @@ async def test_a_consumer_removed_under_a_running_gateway_is_made_again_where_it
 async def in_thread(*steps: Callable[[], None]) -> None:
     for step in steps:
         await asyncio.to_thread(step)
-
-
-class Cutter:
-    """A relay to the server that cuts the connection after so many bytes from it, then waits to be armed again."""
-
-    def __init__(self, port: int) -> None:
-        self._target = port
-        self._left: int | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-        self.cuts = 0
-
-    @property
-    def armed(self) -> bool:
-        return self._left is not None
-
-    @property
-    def port(self) -> int:
-        port: int = self._server.sockets[0].getsockname()[1]
-        return port
-
-    def cut_after(self, count: int | None) -> None:
-        self._left = count
-
-    async def __aenter__(self) -> "Cutter":
-        self._server = await asyncio.start_server(self._relay, "127.0.0.1", 0)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        upstream, to_server = await asyncio.open_connection("127.0.0.1", self._target)
-        ways = [asyncio.create_task(self._down(upstream, writer)), asyncio.create_task(self._up(reader, to_server))]
-        try:
-            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for way in ways:
-                way.cancel()
-            await asyncio.gather(*ways, return_exceptions=True)
-            for end in (writer, to_server):
-                end.transport.abort()
-
-    async def _up(self, reader: asyncio.StreamReader, to_server: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65536):
-            to_server.write(data)
-            await to_server.drain()
-
-    async def _down(self, upstream: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await upstream.read(65536):
-            if self._left is not None and self._left < len(data):
-                writer.write(data[: self._left])
-                self._left = None
-                self.cuts += 1
-                await writer.drain()
-                return
-            if self._left is not None:
-                self._left -= len(data)
-            writer.write(data)
-            await writer.drain()

@@ -130,12 +130,13 @@ def test_a_port_in_use_is_seen() -> None:
         assert "in use" in read_machine(settings(server=server, metrics={"port": 0}), None).main_port_fault
 
 
-def test_a_bus_that_is_not_there_is_seen_within_the_time_limit() -> None:
+@pytest.mark.parametrize("scheme", ["nats", "redis"])
+def test_a_bus_that_is_not_there_is_seen_within_the_time_limit(scheme: str) -> None:
     with socket.socket() as reserved:  # bound, not listening: nobody answers, and nobody else gets the port
         reserved.bind(("127.0.0.1", 0))
-        url = f"nats://127.0.0.1:{reserved.getsockname()[1]}"
+        url = f"{scheme}://127.0.0.1:{reserved.getsockname()[1]}"
         machine = read_machine(settings(server={"port": 0}, metrics={"port": 0}), url)
-    assert machine.bus == "nats"
+    assert machine.bus == scheme
     assert machine.bus_fault
 
 
