@@ -169,7 +169,23 @@ def _read_bus(url: str | None) -> tuple[str | None, str]:
     from tidegate.buses import scheme_of  # noqa: PLC0415 - imports a client library by name
 
     scheme = scheme_of(url)
-    return scheme, asyncio.run(_probe_nats(url)) if scheme == "nats" else ""
+    probe = {"nats": _probe_nats, "redis": _probe_redis}.get(scheme)
+    return scheme, asyncio.run(probe(url)) if probe else ""
+
+
+async def _probe_redis(url: str) -> str:
+    """A real connection, logged in; '' is success. No key is touched."""
+    from tidegate.buses._redis_link import LINK_ERRORS, Link, describe, parse_server  # noqa: PLC0415 - as above
+
+    link = Link(parse_server(url), "tidegate-doctor")
+    try:
+        async with asyncio.timeout(BUS_TIMEOUT_S):
+            await link.open()
+    except LINK_ERRORS as error:
+        return "no answer in time" if isinstance(error, TimeoutError) else f"refused: {describe(error)}"
+    finally:
+        await link.close()
+    return ""
 
 
 async def _probe_nats(url: str) -> str:
