@@ -115,9 +115,14 @@ def _assignment(text: str) -> tuple[str, str]:
 
 
 def _bus_url(spec: "ProfileSpec", loaded: "Loaded") -> str | None:
+    return _url(spec.bus, loaded)
+
+
+def _url(key: str | None, loaded: "Loaded") -> str | None:
+    """None where the profile has none, or none is set."""
     from tidegate.config.checks import value_of  # noqa: PLC0415
 
-    return str(value_of(loaded.settings, spec.bus)) if spec.bus else None
+    return str(value_of(loaded.settings, key)) or None if key else None
 
 
 # --- serve ------------------------------------------------------------------------------------------------------------
@@ -370,6 +375,7 @@ def doctor(*, profile_name: str, config_file: Path | None, assignments: tuple[st
     Examples:
       tidegate doctor
       tidegate doctor --set ws.max_connections=1000000
+      tidegate doctor --profile gogate
     """
     from tidegate.config import Settings  # noqa: PLC0415
     from tidegate.doctor import report  # noqa: PLC0415
@@ -379,7 +385,8 @@ def doctor(*, profile_name: str, config_file: Path | None, assignments: tuple[st
         loaded = _load(spec, config_file, assignments)
     except errors.ConfigError as fault:  # the machine can be looked at all the same
         return report(Settings(), None, load_test=load_test, config_fault=fault)
-    return report(loaded.settings, _bus_url(spec, loaded), load_test=load_test)
+    backend = _url(spec.upstream, loaded)
+    return report(loaded.settings, _bus_url(spec, loaded), backend_url=backend, load_test=load_test)
 
 
 # --- bench ------------------------------------------------------------------------------------------------------------

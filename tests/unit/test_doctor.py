@@ -77,6 +77,9 @@ def test_few_descriptors_mean_many_threads_or_none_at_all(descriptors: int, expe
         ("metrics port", replace(GOOD, metrics_port_fault="permission denied"), "fail"),
         ("bus", replace(GOOD, bus_fault="nobody listens there"), "fail"),
         ("bus", replace(GOOD, bus=None), "ok"),
+        ("backend", replace(GOOD, backend="http", backend_fault="nobody answers there"), "fail"),
+        ("backend", replace(GOOD, backend="http"), "ok"),
+        ("backend", GOOD, "ok"),
     ],
 )
 def test_what_is_wrong_gets_its_verdict_and_a_cure(name: str, machine: Readings, expected: str) -> None:
@@ -147,3 +150,14 @@ def test_tls_files_that_are_missing_or_no_pem_are_told_apart(tmp_path: Path) -> 
     (tmp_path / "junk.pem").write_text("junk")
     junk = settings(server={**ports, "tls_cert": str(tmp_path / "junk.pem")}, metrics=ports)
     assert "unusable" in read_machine(junk, None).tls_fault
+
+
+def test_metrics_on_the_main_port_need_no_other() -> None:
+    busy = replace(GOOD, metrics_port_fault="address already in use")
+    assert verdict("metrics port", busy, settings(metrics={"shared": True})).verdict == "ok"
+
+
+@pytest.mark.parametrize(("url", "fault"), [("http://127.0.0.1:9", "nobody answers there"), ("memory:", "")])
+def test_a_backend_is_asked(url: str, fault: str) -> None:
+    machine = read_machine(settings(server={"port": 0}, metrics={"port": 0}), None, url)
+    assert (machine.backend, machine.backend_fault) == (url.partition(":")[0], fault)

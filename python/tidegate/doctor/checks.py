@@ -128,6 +128,8 @@ def check_port(machine: Readings, settings: Settings) -> Check:
 def check_metrics_port(machine: Readings, settings: Settings) -> Check:
     if not settings.metrics.enabled:
         return Check("metrics port", "switched off", "nothing", "ok")
+    if settings.metrics.shared:
+        return Check("metrics port", "the main port", "nothing more", "ok")
     fault = machine.metrics_port_fault
     return _port("metrics port", settings.metrics.host, settings.metrics.port, fault, "metrics.port")
 
@@ -163,11 +165,21 @@ def check_secret(machine: Readings, settings: Settings) -> Check:
 
 def check_bus(machine: Readings, settings: Settings) -> Check:
     if machine.bus is None:
-        return Check("bus", "none", "nothing: the profile has no bus", "ok")
+        return Check("bus", "none", "nothing: the profile has no bus, or none is set", "ok")
     if machine.bus_fault:
         cure = "start it or correct its URL; a gateway without its bus waits and says not ready"
         return Check("bus", machine.bus_fault, f"{machine.bus}: an answer in {BUS_TIMEOUT_S:g} s", "fail", cure)
     return Check("bus", "answers", f"{machine.bus}: an answer in {BUS_TIMEOUT_S:g} s", "ok")
+
+
+def check_backend(machine: Readings, settings: Settings) -> Check:
+    needed = f"{machine.backend}: an answer in {BUS_TIMEOUT_S:g} s"
+    if machine.backend is None:
+        return Check("backend", "none", "nothing: the profile asks none", "ok")
+    if machine.backend_fault:
+        cure = "start it or correct its URL; clients get `backend unavailable` meanwhile"
+        return Check("backend", machine.backend_fault, needed, "fail", cure)
+    return Check("backend", "answers", needed, "ok")
 
 
 CHECKS: Sequence[Callable[[Readings, Settings], Check]] = (
@@ -182,6 +194,7 @@ CHECKS: Sequence[Callable[[Readings, Settings], Check]] = (
     check_tls,
     check_secret,
     check_bus,
+    check_backend,
 )
 
 

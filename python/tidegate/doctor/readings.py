@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tidegate.config import Settings
+from tidegate.errors import UpstreamError
+from tidegate.profile import HttpRequest
 
 # A bus on the same continent answers in a tenth of it
 BUS_TIMEOUT_S = 3.0
@@ -44,13 +46,16 @@ class Readings:
     tls_days_left: int | None = None
     bus: str | None = None  # URL scheme; None = the profile has none
     bus_fault: str = ""
+    backend: str | None = None  # URL scheme; None = the profile asks none
+    backend_fault: str = ""
 
 
-def read_machine(settings: Settings, bus_url: str | None) -> Readings:
+def read_machine(settings: Settings, bus_url: str | None, backend_url: str | None = None) -> Readings:
     tls_fault, tls_days_left = _read_tls(settings.server.tls_cert, settings.server.tls_key)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     files = _number(SYSCTL / "fs/file-max")
     bus, bus_fault = _read_bus(bus_url)
+    backend, backend_fault = _read_backend(backend_url, settings)
     return Readings(
         cores=len(os.sched_getaffinity(0)),
         descriptors=hard if hard != resource.RLIM_INFINITY else 1 << 30,
@@ -68,6 +73,8 @@ def read_machine(settings: Settings, bus_url: str | None) -> Readings:
         tls_days_left=tls_days_left,
         bus=bus,
         bus_fault=bus_fault,
+        backend=backend,
+        backend_fault=backend_fault,
     )
 
 
@@ -171,6 +178,28 @@ def _read_bus(url: str | None) -> tuple[str | None, str]:
     scheme = scheme_of(url)
     probe = {"nats": _probe_nats, "redis": _probe_redis}.get(scheme)
     return scheme, asyncio.run(probe(url)) if probe else ""
+
+
+def _read_backend(url: str | None, settings: Settings) -> tuple[str | None, str]:
+    """Any answer to a plain GET will do: what it says is the backend's business."""
+    if url is None:
+        return None, ""
+    from tidegate.upstreams import open_upstream, scheme_of  # noqa: PLC0415 - imports a client library by name
+
+    async def probe() -> str:
+        upstream = open_upstream(url, settings)
+        try:
+            async with asyncio.timeout(BUS_TIMEOUT_S):
+                await upstream.call("doctor", HttpRequest("GET", "/"))
+        except TimeoutError:
+            return "no answer in time"
+        except UpstreamError:
+            return "nobody answers there"
+        finally:
+            await upstream.close(0)
+        return ""
+
+    return scheme_of(url), asyncio.run(probe())
 
 
 async def _probe_redis(url: str) -> str:

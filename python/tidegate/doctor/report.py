@@ -12,14 +12,19 @@ from tidegate.errors import FAILED, OK, ConfigError
 
 STYLES: dict[Verdict, str] = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 # What the defaults say nothing about
-UNKNOWN_BY_DEFAULTS = {"TLS", "token secret", "bus"}
+UNKNOWN_BY_DEFAULTS = {"TLS", "token secret", "bus", "backend"}
 
 
 def report(
-    settings: Settings, bus_url: str | None, *, load_test: bool = False, config_fault: ConfigError | None = None
+    settings: Settings,
+    bus_url: str | None,
+    *,
+    backend_url: str | None = None,
+    load_test: bool = False,
+    config_fault: ConfigError | None = None,
 ) -> int:
     """Prints every check; 1 if any fails. With a fault in the configuration, `settings` are the defaults."""
-    checks = judge(read_machine(settings, bus_url), settings, load_test=load_test)
+    checks = judge(read_machine(settings, bus_url, backend_url), settings, load_test=load_test)
     if config_fault is not None:
         fault = Check("configuration", "wrong; the defaults are checked", "right", "fail", str(config_fault))
         checks = [fault, *(check for check in checks if check.name not in UNKNOWN_BY_DEFAULTS)]
