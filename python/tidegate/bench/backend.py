@@ -77,7 +77,7 @@ class NatsBackend:
         inbox = b"_INBOX.stored.%d" % time.monotonic_ns()
         parts = (inbox, self._subject, inbox, len(data), data)
         self._socket.sendall(b"SUB %s 1\r\nUNSUB 1 1\r\nPUB %s %s %d\r\n%s\r\n" % parts)
-        self._hear(b'"seq":', "did not store a message")
+        self._await_words(b'"seq":', "did not store a message")
 
     def _answer_pings(self) -> None:
         if not self._has_answer(0):
@@ -90,9 +90,9 @@ class NatsBackend:
 
     def _flush(self) -> None:
         self._socket.sendall(b"PING\r\n")
-        self._hear(b"PONG", "did not answer a PING")
+        self._await_words(b"PONG", "did not answer a PING")
 
-    def _hear(self, words: bytes, failure: str) -> None:
+    def _await_words(self, words: bytes, failure: str) -> None:
         heard = b""
         while words not in heard:
             if not self._has_answer(FLUSH_S_MAX):
