@@ -99,10 +99,13 @@ def runs_of(result: dict[str, Any]) -> int:
 
 def peers() -> str:
     """What rivals need for the same, as multiples of tidegate's figure in the same run."""
-    paths = sorted((ROOT / "bench" / "results").glob("*-peers.json"))
+    paths = {path.stem[11:]: path for path in sorted((ROOT / "bench" / "results").glob("*-peers*.json"))}
     if not paths:
         return "Not measured yet on this version: `make bench-peers` does it."
-    result = json.loads(paths[-1].read_text())
+    return "\n\n".join(table_of_peers(json.loads(path.read_text())) for path in paths.values())
+
+
+def table_of_peers(result: dict[str, Any]) -> str:
     names = [name for name in result["settings"]["servers"] if name not in ("tidegate", "limit")]
     lines = [f"| case | figure | tidegate | {' | '.join(names)} |", "|---|---|---|" + "---|" * len(names)]
     for found in result["figures"]:
