@@ -7,12 +7,16 @@ import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
 import orjson
 import pytest
+from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.gateways import Gateway
+from tests.buses import until
+from tests.certificates import Certificate
+from tests.gateways import Gateway, stop
 from tests.gogate import EVENT_S_MAX, Person, begun, node, person, starting
 from tests.rest_backend import RestBackend
 
@@ -289,6 +293,21 @@ def test_a_start_without_the_internal_key_fails_and_says_so(rest_backend: RestBa
     except subprocess.TimeoutExpired:
         gateway.kill()
         raise
+
+
+async def test_both_tls_files_make_the_port_wss(rest_backend: RestBackend, tmp_path: Path) -> None:
+    certificate = Certificate(tmp_path, "gogate")
+    files = {"TLS_CERT_FILE": str(certificate.file), "TLS_KEY_FILE": str(certificate.key_file)}
+    gateway = starting(rest_backend, **files)
+    try:
+        await until(lambda: "serves on port" in gateway.log_text())
+        url = f"wss://127.0.0.1:{gateway.port}/ws"
+        async with connect(url, ssl=certificate.trusted(), compression=None) as socket:
+            client = await Person(socket).log_in("user-1")
+            await client.say("send_message", chat_id=1, text="sealed")
+            assert (await client.hears("new_message"))["text"] == "sealed"
+    finally:
+        stop(gateway)
 
 
 async def test_no_log_holds_a_token_or_the_key(rest_backend: RestBackend) -> None:

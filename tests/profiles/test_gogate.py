@@ -306,8 +306,7 @@ def test_a_body_with_line_breaks_stays_one_line_for_clients_that_split_there() -
 def test_a_failed_member_look_up_is_counted_and_nobody_is_told(backend: object) -> None:
     run = sent({"chat_id": 1}, backend={"send": answer(200, MESSAGE), "members": backend})
     assert (run.replies, run.published) == ([], [])
-    (count,) = (action for action in run.actions if isinstance(action, Count))
-    assert count.name == "members_failed"
+    (count,) = (a for a in run.actions if isinstance(a, Count) and a.name == "members_failed")
     assert count.detail
 
 
@@ -414,6 +413,19 @@ def test_other_successes_than_the_contracts_do_not_count(
 ) -> None:
     run = said(event, data, backend={call: answer(status, {})})
     assert run.error == (f"Failed to {error[0]}: status {status}", error[1])
+
+
+def test_a_backend_that_fails_is_told_to_the_log_without_its_words() -> None:
+    run = sent({"chat_id": 1}, backend={"send": answer(503, {"error": "its own words"})})
+    (count,) = (action for action in run.actions if isinstance(action, Count))
+    assert (count.name, count.detail) == ("backend_error", "the backend answered a send call with status 503")
+
+
+def test_a_refused_token_is_told_to_the_log_without_the_token() -> None:
+    run = said("auth", {"token": "its-token"}, by=b"", backend={"auth": answer(401, {"error": "its-token"})})
+    (count,) = (action for action in run.actions if isinstance(action, Count))
+    assert count.name == "auth_failure"
+    assert "its-token" not in count.detail
 
 
 def test_an_unknown_event_is_named_and_counted_under_one_label() -> None:

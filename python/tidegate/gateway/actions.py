@@ -176,6 +176,8 @@ class Actions:
     def _identify(self, conn: int, action: Identify) -> bool:
         if not self._claim_user(action.user):
             return False
+        if self.tells:
+            log.debug("connection %d: is user %s", conn, action.user)
         self._commands.append((USER, conn, action.user))
         return True
 

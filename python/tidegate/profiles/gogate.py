@@ -282,11 +282,13 @@ def _bad() -> dict[str, Any]:
 
 
 def _ask(call: str, request: HttpRequest) -> Answer:
-    """None where no answer came."""
+    """None where no answer came, which the upstream logs."""
     try:
         answer: HttpAnswer = yield Call("backend", call, request)
     except UpstreamError:
         return None
+    if answer.status >= 500:
+        yield Count("backend_error", detail=f"the backend answered a {call} call with status {answer.status}")
     return answer
 
 
@@ -307,6 +309,7 @@ def _error(message: str, code: str) -> Steps:
 
 def _auth_failed(reason: str) -> Steps:
     yield Add("gogate_auth_total", "failure")
+    yield Count("auth_failure", detail="a client's token was not accepted by the backend")
     yield from _error(f"Authentication failed: {reason}", "AUTH_FAILED")
 
 
