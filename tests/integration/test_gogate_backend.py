@@ -40,7 +40,9 @@ async def chats(sender: Person, everybody: list[Person], text: str, chat: int = 
 
 
 @pytest.mark.timeout(180)
-async def test_a_thousand_chat_on_while_the_backend_holds_one_call(gateway: Gateway, rest_backend: RestBackend) -> None:
+async def test_a_thousand_chat_on_while_the_backend_holds_delays_and_fails_calls_of_others(
+    gateway: Gateway, rest_backend: RestBackend
+) -> None:
     async with crowd(gateway, OTHERS) as everybody:
         await chats(everybody[0], everybody, "before")
         rest_backend.tell(hold=["react"])
@@ -51,7 +53,17 @@ async def test_a_thousand_chat_on_while_the_backend_holds_one_call(gateway: Gate
             await chats(everybody[0], everybody, f"meanwhile {number}")
         rest_backend.tell(hold=[])
         assert (await everybody[1].hears("new_reaction"))["user_id"] == everybody[1].id
-        assert (await everybody[1].hears("new_message"))["text"] == "behind the reaction"
+        for one in everybody:
+            if one is not everybody[1]:
+                await one.hears("new_reaction")
+            assert (await one.hears("new_message"))["text"] == "behind the reaction"
+        rest_backend.tell(slow={"read": 2.0}, lie={"react": "server_error"})
+        await everybody[2].say("mark_read", message_ids=[10**12])
+        for _ in range(5):
+            await everybody[3].say("add_reaction", message_id=1, emoji="+1")
+        assert {(await everybody[3].error())[1] for _ in range(5)} == {"REACTION_FAILED"}
+        await chats(everybody[0], everybody, "beside slow and failing calls")
+        assert (await everybody[2].hears("message_read"))["message_ids"] == [10**12]
 
 
 async def test_a_slow_backend_delays_who_asks_and_loses_nothing(gateway: Gateway, rest_backend: RestBackend) -> None:
