@@ -26,23 +26,15 @@ def servers_wanted(pytestconfig: pytest.Config) -> None:
 @pytest.fixture
 def nats_server(servers_wanted: None) -> Iterator[NatsServer]:
     """A server of the test's own: it may kill, freeze and wipe it."""
-    server = NatsServer()
-    server.start()
-    try:
+    with NatsServer().running() as server:
         yield server
-    finally:
-        server.remove()
 
 
 @pytest.fixture(scope="session")
 def calm_nats_server(servers_wanted: None) -> Iterator[NatsServer]:
     """One server for all tests that leave it running; each uses stream names of its own."""
-    server = NatsServer()
-    server.start()
-    try:
+    with NatsServer().running() as server:
         yield server
-    finally:
-        server.remove()
 
 
 @pytest.fixture
@@ -60,23 +52,15 @@ async def calm_nats(calm_nats_server: NatsServer) -> AsyncIterator[NatsBackend]:
 @pytest.fixture
 def redis_server(servers_wanted: None) -> Iterator[RedisServer]:
     """A server of the test's own: it may kill, freeze and restart it."""
-    server = RedisServer()
-    server.start()
-    try:
+    with RedisServer().running() as server:
         yield server
-    finally:
-        server.remove()
 
 
 @pytest.fixture(scope="session")
 def calm_redis_server(servers_wanted: None) -> Iterator[RedisServer]:
     """One server for all tests that leave it running; each uses stream names of its own."""
-    server = RedisServer("--appendonly", "no")
-    server.start()
-    try:
+    with RedisServer("--appendonly", "no").running() as server:
         yield server
-    finally:
-        server.remove()
 
 
 @pytest.fixture

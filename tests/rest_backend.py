@@ -3,23 +3,16 @@
 Rule: as with every server of the tests, a free port, started and ended by its own id, and the same port after a crash.
 """
 
-import atexit
 import json
-import shutil
-import signal
-import subprocess
 import sys
 import tempfile
-import time
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from tests.servers import START_S_MAX, STOP_S_MAX, free_port
+from tests.servers import Server, free_port
 
 CONTROL_S_MAX = 10
 
@@ -37,7 +30,7 @@ class Received:
         return json.loads(self.body)
 
 
-class RestBackend:
+class RestBackend(Server):
     """`start` after `kill` or `stop`: the same port, nothing remembered.
 
     Token `user-7` is user 7, `User 7` by name; a token that begins with "bad" is refused; any other is somebody too.
@@ -61,51 +54,16 @@ class RestBackend:
         kill(), stop(), start(), freeze(), thaw()
     """
 
+    name = "the backend"
     KEY = "internal-key"
 
     def __init__(self) -> None:
-        self.port = free_port()
-        self.directory = Path(tempfile.mkdtemp(prefix="tidegate-rest-"))
-        self.log = self.directory / "log"
-        self._process: subprocess.Popen[bytes] | None = None
-        atexit.register(self.remove)
+        port, directory = free_port(), Path(tempfile.mkdtemp(prefix="tidegate-rest-"))
+        super().__init__([sys.executable, "-m", "tests.rest_app", str(port)], port, directory)
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
-
-    def is_alive(self) -> bool:
-        return self._process is not None and self._process.poll() is None
-
-    def start(self) -> None:
-        assert not self.is_alive(), "the backend is running"
-        command = [sys.executable, "-m", "tests.rest_app", str(self.port)]
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=Path(__file__).parent.parent)
-        deadline = time.monotonic() + START_S_MAX
-        while not self._answers():
-            if not self.is_alive() or time.monotonic() > deadline:
-                self.kill()
-                pytest.fail(f"the backend did not start on port {self.port}:\n{self.log.read_text()[-2000:]}")
-            time.sleep(0.01)  # another process's readiness can only be asked
-
-    def stop(self) -> None:
-        self._end(signal.SIGTERM)
-
-    def kill(self) -> None:
-        self._end(signal.SIGKILL)
-
-    def freeze(self) -> None:
-        """The process stops in its tracks and its connections stay open: what a lost network or host does."""
-        self._signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        self._signal(signal.SIGCONT)
-
-    def remove(self) -> None:
-        self.kill()
-        shutil.rmtree(self.directory, ignore_errors=True)
-        atexit.unregister(self.remove)
 
     def tell(self, **behaviour: Any) -> None:
         self._control("/_tell", behaviour)
@@ -134,18 +92,3 @@ class RestBackend:
         except OSError:
             return False
         return True
-
-    def _signal(self, number: signal.Signals) -> None:
-        assert self._process is not None, "the backend is not running"
-        self._process.send_signal(number)
-
-    def _end(self, number: signal.Signals) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.send_signal(number)
-        try:
-            process.wait(STOP_S_MAX)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()

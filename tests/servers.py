@@ -14,10 +14,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import pytest
 
+REPOSITORY = Path(__file__).parent.parent
 START_S_MAX = 20  # 30 ms on a quiet machine; a busy one and a file store with much in it take longer
 STOP_S_MAX = 10  # then SIGKILL: a test that ends must not wait for a clean shutdown
 # Below the ephemeral range: no client socket takes the port while its server is down for a moment.
@@ -45,13 +48,16 @@ class Server:
     def start(self) -> None:
         assert self._process is None, "the server is running"
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, cwd=REPOSITORY)
         deadline = time.monotonic() + START_S_MAX
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
                 pytest.fail(f"{self.name} did not start on port {self.port}:\n{self.log.read_text()[-2000:]}")
             time.sleep(0.01)  # another process's readiness can only be asked
+
+    def is_alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
 
     def stop(self) -> None:
         self._end(signal.SIGTERM)
@@ -71,6 +77,15 @@ class Server:
         self.kill()
         shutil.rmtree(self.directory, ignore_errors=True)
         atexit.unregister(self.remove)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[Self]:
+        """Started for the length of a block, and nothing left of it after."""
+        try:
+            self.start()
+            yield self
+        finally:
+            self.remove()
 
     def _answers(self) -> bool:
         raise AssertionError("each server greets in its own way")

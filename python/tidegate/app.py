@@ -221,7 +221,6 @@ class App:
             publish_key=self.settings.publish.key.get_secret_value() if self.bus else "",
             body_s=self.settings.server.read_timeout,
             pages=self.spec.pages,
-            upgrade_required=self.spec.upgrade_required,
             render_metrics=self._exposition.render if self._shares_metrics() else None,
         )
 

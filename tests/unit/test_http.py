@@ -374,7 +374,7 @@ def paged(**more: Any) -> ASGIApp:
         "publish_key": KEY,
         "body_s": 5.0,
     }
-    return http_app(Node(**parts, pages=PAGES, upgrade_required=400, **more), ("/ws",))
+    return http_app(Node(**parts, pages=PAGES, **more), ("/ws",))
 
 
 async def test_a_profiles_pages_are_all_there_is_beside_ready() -> None:
@@ -384,11 +384,6 @@ async def test_a_profiles_pages_are_all_there_is_beside_ready() -> None:
     assert (await ask(paged(), "GET", "/ready")).status == 200
     for path in ("/stats", "/api/publish", "/metrics", "/ws/other"):
         assert (await ask(paged(), "GET", path)).status == 404
-
-
-async def test_a_plain_request_to_the_websocket_path_gets_the_profiles_status() -> None:
-    answer = await ask(paged(), "GET", "/ws")
-    assert (answer.status, bytes(answer.body)) == (400, b"Bad Request\n")
 
 
 async def test_metrics_may_be_on_the_same_port() -> None:

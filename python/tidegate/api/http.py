@@ -8,7 +8,6 @@ import asyncio
 import hmac
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Any
 
 import orjson
@@ -37,7 +36,6 @@ class Node:
     publish_key: str  # "" = off
     body_s: float  # within which a body must be here
     pages: Mapping[str, tuple[str, bytes]] | None = None  # `ProfileSpec.pages`
-    upgrade_required: int = 426  # `ProfileSpec.upgrade_required`
     render_metrics: Callable[[str], tuple[bytes, str]] | None = None  # on this port too
 
 
@@ -55,22 +53,19 @@ def http_app(node: Node, ws_paths: tuple[str, ...]) -> Starlette:
     async def publish(request: Request) -> Response:
         return await _publish(node, request)
 
-    async def no_upgrade(_request: Request) -> Response:
-        return _upgrade_required() if node.upgrade_required == 426 else _plain_status(node.upgrade_required)
-
-    routes = [
-        Route("/", health),
-        Route("/health", health),
-        Route("/stats", stats),
-        Route("/api/publish", publish, methods=["POST"]),
-    ]
-    if node.pages is not None:
-        routes = [Route(path, _page(*page)) for path, page in node.pages.items()]
-    routes.append(Route("/ready", ready))
+    routes = [Route("/ready", ready)]
     if node.render_metrics is not None:
         routes.append(_metrics_route(node.render_metrics))
-    taken = {route.path for route in routes}
-    routes += [Route(path, no_upgrade) for path in ws_paths if path not in taken]
+    if node.pages is not None:
+        routes += [Route(path, _page(*page)) for path, page in node.pages.items()]
+    else:
+        routes += [
+            Route("/", health),
+            Route("/health", health),
+            Route("/stats", stats),
+            Route("/api/publish", publish, methods=["POST"]),
+            *[Route(path, _upgrade_required) for path in ws_paths if path not in ("/", "/health", "/ready", "/stats")],
+        ]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _http_error, Exception: _internal_error})
     app.add_middleware(Cors)
     return _without_redirects(app)
@@ -204,11 +199,7 @@ def _error(status: int, error: str, cure: str, **more: int) -> Response:
     return _json(status, {"error": error, "cure": cure, **more})
 
 
-def _plain_status(status: int) -> Response:
-    return Response(HTTPStatus(status).phrase + "\n", status, media_type="text/plain")
-
-
-def _upgrade_required() -> Response:
+async def _upgrade_required(_request: Request) -> Response:
     body = {"error": "upgrade_required", "cure": "Connect with a WebSocket client."}
     return _json(426, body, {"Upgrade": "websocket", "Sec-WebSocket-Version": "13"})
 

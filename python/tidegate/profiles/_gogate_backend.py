@@ -88,10 +88,10 @@ def _bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
 
 
-def json_object(answer: HttpAnswer | None) -> dict[str, Any]:
+def json_object(data: bytes) -> dict[str, Any]:
     """Empty for what is none."""
     try:
-        value = orjson.loads(answer.body) if answer is not None else None
+        value = orjson.loads(data)
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
@@ -101,7 +101,7 @@ def reason_of(answer: HttpAnswer | None, *, own: bool = False) -> str:
     """What a client is told. `own` = for the log, which gets no words of others."""
     if answer is None:
         return UNAVAILABLE
-    said = json_object(answer)
+    said = json_object(answer.body)
     for name in () if own else ("error", "message"):
         if isinstance(said.get(name), str) and said[name]:
             return str(said[name])[:REASON_CHARS_MAX]
@@ -110,9 +110,9 @@ def reason_of(answer: HttpAnswer | None, *, own: bool = False) -> str:
 
 def user_of(answer: HttpAnswer | None) -> User | str:
     """Who a token belongs to, or why it is refused."""
-    said = json_object(answer)
     if answer is None or answer.status != 200:
         return reason_of(answer)
+    said = json_object(answer.body)
     found = said.get("user")
     user = found if isinstance(found, dict) else {}
     user_id = _id_of(user)
@@ -124,8 +124,8 @@ def user_of(answer: HttpAnswer | None) -> User | str:
 
 def member_ids(answer: HttpAnswer | None) -> list[int] | None:
     """Each member once; None if the backend did not say."""
-    members = json_object(answer).get("members")
-    if answer is None or answer.status != 200 or not isinstance(members, list):
+    members = json_object(answer.body).get("members") if answer is not None and answer.status == 200 else None
+    if not isinstance(members, list):
         return None
     return list(dict.fromkeys(user_id for member in members if (user_id := _id_of(member)) is not None))
 

@@ -34,7 +34,7 @@ class Chats:
         return self._chats.get(message)
 
     def named_by(self, answer: HttpAnswer | None) -> int | None:
-        return _chat_in(json_object(answer))
+        return None if answer is None else _chat_in(json_object(answer.body))
 
     def grouped(self, messages: Sequence[int]) -> dict[int | None, list[int]]:
         groups: dict[int | None, list[int]] = {}
@@ -44,12 +44,12 @@ class Chats:
 
     def learn_message(self, body: bytes, chat: int) -> None:
         """What the backend made of a message that was sent to `chat`."""
-        self._learn(json_object(HttpAnswer(200, body)), chat)
+        self._learn(json_object(body), chat)
 
     def learn_frame(self, frame: bytes, chat: int) -> None:
         """A broadcast of another node: how nodes share what they know."""
         if frame.startswith(b'{"event":"new_message"'):
-            data = json_object(HttpAnswer(200, frame)).get("data")
+            data = json_object(frame).get("data")
             self._learn(data if isinstance(data, dict) else {}, chat)
 
     def _learn(self, message: dict[str, Any], chat: int) -> None:
@@ -93,7 +93,7 @@ class NodeMail:
 
     def unpack(self, data: bytes, now: float) -> Mail | None:
         """None for what no node of ours wrote."""
-        said = json_object(HttpAnswer(200, data))
+        said = json_object(data)
         node, event_id, frame = said.get("node"), said.get("event_id"), said.get("frame")
         users, exclude = said.get("users"), said.get("exclude_user_id")
         chat = said.get("chat_id")
