@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import SecretStr
+from tidegate.calls import HttpAnswer, HttpRequest
 from tidegate.errors import UpstreamError
-from tidegate.profile import HttpAnswer, HttpRequest
 from tidegate.upstreams import Upstream, open_upstream
 
 from tests.rest_backend import RestBackend

@@ -188,26 +188,6 @@ class Call:
 
 
 @dataclass(slots=True)
-class HttpRequest:
-    """The payload of a `Call` to an HTTP upstream: answered by an `HttpAnswer`, or UpstreamError is raised."""
-
-    verb: str
-    path: str  # below the upstream's URL, percent-encoded, with a leading slash
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes | None = None  # JSON
-    # > 0: the same verb and path may share one answer while it is on its way, and its 200 for so many seconds after
-    shared_s: float = 0.0
-
-
-@dataclass(slots=True)
-class HttpAnswer:
-    """Any status is an answer."""
-
-    status: int
-    body: bytes
-
-
-@dataclass(slots=True)
 class Claims:
     """A verified token's content."""
 

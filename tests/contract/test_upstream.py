@@ -7,8 +7,8 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from tidegate.calls import HttpRequest
 from tidegate.errors import UpstreamError
-from tidegate.profile import HttpRequest
 from tidegate.upstreams import LATENCY_BOUNDS, Upstream
 
 from tests.rest_backend import RestBackend

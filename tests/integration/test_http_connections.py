@@ -13,8 +13,8 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
+from tidegate.calls import HttpRequest
 from tidegate.errors import UpstreamError
-from tidegate.profile import HttpRequest
 from tidegate.upstreams import Upstream
 from tidegate.upstreams._circuit import FAILURES_MAX
 from tidegate.upstreams._pool import Pool

@@ -6,20 +6,9 @@ from typing import Any
 
 import orjson
 from pydantic import SecretStr
+from tidegate.calls import HttpAnswer, HttpRequest
 from tidegate.errors import UpstreamError
-from tidegate.profile import (
-    Action,
-    Add,
-    Call,
-    HttpAnswer,
-    HttpRequest,
-    Identify,
-    PublishRooms,
-    Reply,
-    Session,
-    SetSession,
-    Steps,
-)
+from tidegate.profile import Action, Add, Call, Identify, PublishRooms, Reply, Session, SetSession, Steps
 from tidegate.profiles.gogate import Gogate
 
 NOW = 1_765_506_605.25

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from tidegate.calls import HttpRequest
 from tidegate.config import Settings
 from tidegate.errors import UpstreamError
-from tidegate.profile import HttpRequest
 
 # A bus on the same continent answers in a tenth of it
 BUS_TIMEOUT_S = 3.0

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import orjson
 
-from tidegate.profile import HttpAnswer, HttpRequest
+from tidegate.calls import HttpAnswer, HttpRequest
 
 # A reason goes to a client in one frame: what a backend means to say fits; a page of HTML does not
 REASON_CHARS_MAX = 500

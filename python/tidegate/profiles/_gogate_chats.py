@@ -11,7 +11,7 @@ from uuid import UUID, uuid5
 
 import orjson
 
-from tidegate.profile import HttpAnswer
+from tidegate.calls import HttpAnswer
 from tidegate.profiles._gogate_backend import json_object
 
 # The contract's figure; some 100 MB when full

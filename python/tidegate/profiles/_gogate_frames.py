@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from tidegate.profile import HttpAnswer
+from tidegate.calls import HttpAnswer
 
 # What the original says about `data` of the wrong type
 INVALID_DATA = {

@@ -9,6 +9,7 @@ Rule: what a client, a backend or another node sends may be anything at all; non
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from tidegate.calls import HttpAnswer, HttpRequest
 from tidegate.errors import UpstreamError
 from tidegate.origins import Origins
 from tidegate.profile import (
@@ -21,8 +22,6 @@ from tidegate.profile import (
     Close,
     Count,
     Family,
-    HttpAnswer,
-    HttpRequest,
     Identify,
     Join,
     Leave,

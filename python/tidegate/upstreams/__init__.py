@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from tidegate.calls import HttpAnswer, HttpRequest
 from tidegate.errors import unknown_name
-from tidegate.profile import HttpAnswer, HttpRequest
 
 __all__ = [
     "LATENCY_BOUNDS",

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 import orjson
 
-from tidegate.profile import HttpAnswer, HttpRequest
+from tidegate.calls import HttpAnswer, HttpRequest
 
 CHAT = 1
 # As many connections as a gateway takes by default

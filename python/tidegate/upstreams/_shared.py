@@ -8,8 +8,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple, TypeAlias
 
+from tidegate.calls import HttpAnswer, HttpRequest
 from tidegate.errors import UpstreamError
-from tidegate.profile import HttpAnswer, HttpRequest
 from tidegate.upstreams._meter import Meter
 
 Ask: TypeAlias = Callable[[str, HttpRequest], Awaitable[HttpAnswer]]

@@ -17,8 +17,8 @@ import aiohttp
 from yarl import URL
 
 import tidegate
+from tidegate.calls import HttpAnswer, HttpRequest
 from tidegate.errors import ConfigError, UpstreamError
-from tidegate.profile import HttpAnswer, HttpRequest
 from tidegate.upstreams import UNAVAILABLE, BackendSettings, UpstreamSettings, UpstreamStats
 from tidegate.upstreams._circuit import FAILURES_MAX, OPEN_S, Circuit
 from tidegate.upstreams._meter import CIRCUIT_OPEN, NO_ANSWER, TIMEOUT, TOO_LARGE, Meter

@@ -7,8 +7,8 @@ outlives the process. Rule: the same contract, counters and shared look-ups as o
 import time
 from collections.abc import Callable
 
+from tidegate.calls import HttpAnswer, HttpRequest
 from tidegate.errors import UpstreamError
-from tidegate.profile import HttpAnswer, HttpRequest
 from tidegate.upstreams import UNAVAILABLE, UpstreamSettings, UpstreamStats
 from tidegate.upstreams._lobby import Lobby
 from tidegate.upstreams._meter import NO_ANSWER, Meter

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from tidegate.profile import HttpAnswer, HttpRequest
+from tidegate.calls import HttpAnswer, HttpRequest
 from tidegate.upstreams._lobby import CHAT, Lobby
 
 NOW = 1_761_395_696.0  # 2025-10-25T12:34:56Z

@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Awaitable
 
 import pytest
+from tidegate.calls import HttpAnswer, HttpRequest
 from tidegate.errors import UpstreamError
-from tidegate.profile import HttpAnswer, HttpRequest
 from tidegate.upstreams._meter import Meter
 from tidegate.upstreams._shared import Shared
 
