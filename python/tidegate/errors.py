@@ -60,7 +60,14 @@ class BusError(TidegateError):
 
 
 class UpstreamError(TidegateError):
-    """A backend gave no answer to a request: not reached, too slow, or left alone for a while after many failures."""
+    """A backend gave no answer to a request: not reached, too slow, or left alone for a while after many failures.
+
+    `outcome` is one word for metrics: `unavailable` | `timeout` | `circuit_open` | `too_large`, or a gRPC status.
+    """
+
+    def __init__(self, message: str, cure: str = "", outcome: str = "unavailable") -> None:
+        super().__init__(message, cure)
+        self.outcome = outcome
 
 
 def unknown_name(kind: str, name: str, valid: Iterable[str]) -> ConfigError:

@@ -39,6 +39,17 @@ class Session:
 
 
 @dataclass(slots=True)
+class Request:
+    """A backend's call to this gateway."""
+
+    method: str
+    message: Any  # the request message, by its attributes
+    seconds: float  # left until its caller gives up
+    metadata: Mapping[str, str]  # lower-case names
+    now: float
+
+
+@dataclass(slots=True)
 class BusMessage:
     """One message from a backend, as the bus delivered it."""
 
@@ -87,16 +98,19 @@ class Send:
 
     conn: int
     payload: bytes
+    ticket: int = 0  # > 0: a `Wait` for it is answered by "queued", "full" or "gone"
 
 
 @dataclass(slots=True)
 class Join:
     room: str
+    conn: int | None = None  # None = the connection that is being served, here and below
 
 
 @dataclass(slots=True)
 class Leave:
     room: str
+    conn: int | None = None
 
 
 @dataclass(slots=True)
@@ -148,6 +162,7 @@ class ToBus:
 class Close:
     code: int
     reason: str = ""
+    conn: int | None = None
 
 
 @dataclass(slots=True)
@@ -172,6 +187,33 @@ class Add:
 
 
 @dataclass(slots=True)
+class Observe:
+    """Adds a duration to a histogram that the profile declared in `ProfileSpec.families`."""
+
+    family: str
+    seconds: float
+    label: str = ""
+
+
+@dataclass(slots=True)
+class Span:
+    """Something that has just ended, for whoever traces. Ids are welcome in `attributes`, contents are not."""
+
+    name: str
+    seconds: float
+    attributes: Mapping[str, str | int | bool] = field(default_factory=dict)
+    parent: str = ""  # W3C traceparent, as it came with the request
+
+
+@dataclass(slots=True)
+class Log:
+    """A line at level debug. `fields` are ids, which JSON lines carry as keys; never a content or a token."""
+
+    text: str
+    fields: Mapping[str, str | int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
 class Verify:
     """Asks for a token to be checked. Answered at once with `Claims` or `Rejected`."""
 
@@ -185,6 +227,29 @@ class Call:
     upstream: str
     method: str  # one of few words: metrics are labelled with it
     payload: Any = None
+
+
+@dataclass(slots=True)
+class Wait:
+    """Waits for a `Wake` of that ticket. Answered by what it says, or by None when the time is up."""
+
+    ticket: int  # the profile's own numbering; 0 = only time passes
+    seconds: float
+
+
+@dataclass(slots=True)
+class Wake:
+    """Ends every `Wait` for the ticket."""
+
+    ticket: int
+    answer: Any = True
+
+
+@dataclass(slots=True)
+class Together:
+    """Several at once. Answered, when the last has ended, by a list: each one's answer, or the Exception it raised."""
+
+    waits: "Sequence[Call | Wait]"
 
 
 @dataclass(slots=True)
@@ -217,8 +282,14 @@ Action: TypeAlias = (
     | Close
     | Count
     | Add
+    | Observe
+    | Span
+    | Log
     | Verify
     | Call
+    | Wait
+    | Wake
+    | Together
 )
 Steps: TypeAlias = Generator[Action, Any, None]
 
@@ -232,7 +303,8 @@ class Profile(Protocol):
     def on_message(self, session: Session, payload: bytes, text: bool) -> Steps: ...
 
     def on_bus(self, message: BusMessage) -> Iterable[Action]:
-        """`Publish`, `Send` and `Count` only."""
+        """No action on "the connection that is being served": there is none. As a generator it may wait, as `Steps` do:
+        messages of the same stream and subject are served in order, and acknowledged when all of a batch have ended."""
 
     def on_close(self, session: Session, code: int) -> Steps: ...
 
@@ -258,11 +330,14 @@ class MetricNames:
 class Family:
     """A metric of a contract that `MetricNames` has no place for: what `Add` counted and what the engine did."""
 
-    name: str  # full, as scraped
+    name: str  # full, as scraped; a counter if it ends in _total
     text: str
-    label: str = ""  # its name; "" = the metric is one number
-    known: tuple[str, ...] = ()  # label values that are there from the start
+    label: str = ""  # its name, or names with commas between; "" = the metric is one number
+    known: tuple[str, ...] = ()  # label values that are there from the start; several with commas between
     engine: Mapping[str, str] = field(default_factory=dict)  # label value ("" without) -> key of `Engine.stats`
+    buckets: tuple[float, ...] = ()  # a histogram of what `Observe` told: seconds, ascending
+    # "bus_lag": a gauge by stream; "circuits": a gauge by upstream, 0 closed, 1 open: read from them at a scrape
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -303,13 +378,20 @@ class ProfileSpec:
     build: Callable[[Any], Profile]  # Settings -> Profile
     read_environment: Callable[[Mapping[str, str]], FromEnvironment] | None = None  # wins over `env_names`
     dotenv: bool = False  # `.env` in the working directory counts where the environment says nothing
-    upstream: str | None = None  # setting key of the URL of what `Call("backend", ...)` asks; None = nothing
+    # name in a `Call` -> setting key of the upstream's URL, or a URL of no setting; an empty URL is no upstream
+    upstreams: Mapping[str, str] = field(default_factory=dict)
+    registry: str | None = None  # setting key of the URL of the registry that `Call("registry", ...)` asks
+    # full names of the gRPC services that backends call, all with the methods of the first
+    services: tuple[str, ...] = ()
     # setting key -> variable without which nothing starts, unless the upstream is in the process
     required: Mapping[str, str] = field(default_factory=dict)
     families: tuple[Family, ...] = ()
     backend_metrics: BackendMetrics | None = None
     # the text that answers a message beyond ws.message_rate, which is discarded; None = its sender is closed with 1008
     rate_answer: bytes | None = None
+    # only messages that hold these bytes count in full, others as a hundredth; None = all count
+    rate_mark: bytes | None = None
+    silence_code: int = 0  # close code for who was not heard within ws.pong_timeout; 0 = just dropped
     # path -> media type and body: the whole of what plain HTTP gets beside /ready; None = the gateway's own API
     pages: Mapping[str, tuple[str, bytes]] | None = None
     upgrade_required: int = 426  # HTTP status of a plain request to a WebSocket path
@@ -350,6 +432,30 @@ class HasNodes(Protocol):
 
     def on_node(self, data: bytes, now: float) -> Iterable[Action]:
         """What another node sent with `ToNodes`, or this one: `PublishRooms`, `Count` and `Add` only."""
+
+
+@runtime_checkable
+class HasRequests(Protocol):
+    """A profile that backends call, by the services of `ProfileSpec.services`."""
+
+    def on_request(self, request: Request) -> Generator[Action, Any, Mapping[str, Any]]:
+        """What it returns are the fields of the answer."""
+
+
+@runtime_checkable
+class HasRegistry(Protocol):
+    """A profile whose connections are in a registry."""
+
+    def on_taken(self, conn: int, now: float) -> Iterable[Action]:
+        """The device on this connection has connected to another node since."""
+
+
+@runtime_checkable
+class HasFarewell(Protocol):
+    """A profile that says goodbye."""
+
+    def farewell(self, now: float) -> bytes:
+        """The text that everybody gets before the close frame of a drain."""
 
 
 @runtime_checkable

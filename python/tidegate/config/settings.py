@@ -218,6 +218,75 @@ class Backend(Section):
     )
 
 
+class Kafka(Section):
+    url: Text = setting("kafka://localhost:9092", "URL", "kafka://host:9092, commas between several; memory: for a try")
+    group_id: Annotated[Text, _matches(r"[A-Za-z0-9._-]{1,128}", "letters, digits and . _ - only, at most 128")] = (
+        setting("tidegate", "text", "each node's position is kept under this and the node's name: every node reads all")
+    )
+    topics: Annotated[
+        Texts, _each_matches(r"[A-Za-z0-9._-]{1,249}", "a topic's name has letters, digits and . _ - only")
+    ] = setting(("chat",), "list", "topics to consume; one that is not there yet is read from its beginning once it is")
+    min_bytes: Size = setting("1KiB", "size", "a broker waits for so much, but no longer than 10 ms", ge=1, le=1 << 30)
+    max_bytes: Size = setting("10MiB", "size", "a broker sends at most so much at once", ge=1024, le=1 << 30)
+    commit_interval: Duration = setting(
+        "1s", "time", "what was handed over since is repeated after a crash; a clean stop commits", ge=MS
+    )
+    broadcast_topic: Text = setting(
+        "tidegate.broadcast", "text", "what nodes tell each other; empty = nothing, for profiles that have another way"
+    )
+
+
+class Registry(Section):
+    url: Text = setting("memory:", "URL", "who is connected where: etcd://host:2379, commas between several; memory:")
+    node: Annotated[Text, _matches(r"[^\s|/]{0,255}", "no blanks, no | and no /: it is part of keys and values")] = (
+        setting("", "text", "this node as others know it, best host:port of its gRPC listener; empty = node_id")
+    )
+    ttl: Duration = setting("90s", "time", "a node that died is forgotten after it", ge=3, le=86400)
+    renew_interval: Duration = setting(
+        "30s", "time", "two lost renewals must not matter: a third of registry.ttl", ge=1
+    )
+
+
+class Grpc(Section):
+    host: Text = setting("0.0.0.0", "address", "backends call from elsewhere")  # noqa: S104
+    port: Whole = setting(9093, "port", "for profiles that backends call by gRPC; 0 takes any free one", ge=0, le=65535)
+
+
+class Services(Section):
+    auth_url: Text = setting("grpc://localhost:9095", "URL", "who validates tokens; not asked with jwt.secret_key")
+    im_url: Text = setting("grpc://localhost:9094", "URL", "who routes messages")
+    user_url: Text = setting("grpc://localhost:9096", "URL", "who knows the members of groups")
+    timeout: Duration = setting("3s", "time", "for a whole call", ge=MS, le=30)
+
+
+class Im(Section):
+    ack_mode: Literal["ack", "queued"] = setting(
+        "ack",
+        "word",
+        "PushMessage waits for the devices' acks; queued restores the original, which counts what it sent",
+    )
+    ack_timeout: Duration = setting("5s", "time", "how long a PushMessage waits at most", ge=MS, le=30)
+    dialect: Literal["seed", "sdk"] = setting("seed", "word", "frames as the server or as the browser SDK has them")
+    strict_ack: bool = setting(False, "bool", "true answers an ack that nobody waits for with ACK_NOT_FOUND")
+    large_group: Whole = setting(
+        1000, "members", "of a larger group only those who are connected here are kept", ge=1, le=10_000_000
+    )
+    devices_per_user: Whole = setting(5, "devices", "one more is refused with 429", ge=1, le=1000)
+    nodes: Annotated[
+        Texts, _each_matches(r"[^\s|/=]+=[^\s|/=]+:\d{1,5}", "write id=host:port, with commas between nodes")
+    ] = setting((), "list", "addresses of nodes whose ids are none")
+    group_topics: Texts = setting(("group_msg",), "list", "topics of messages to groups")
+    receipt_topics: Texts = setting(("read_receipt", "read_receipt_events"), "list", "topics of read receipts")
+    membership_topics: Texts = setting(
+        ("group_membership_change", "membership_change"), "list", "topics that say who joined or left a group"
+    )
+
+
+class Otel(Section):
+    endpoint: Text = setting("", "URL", "spans go there by OTLP over HTTP, such as http://localhost:4318; empty = none")
+    service_name: Text = setting("tidegate", "text", "the resource that spans belong to")
+
+
 class Metrics(Section):
     host: Text = setting("0.0.0.0", "address", "Prometheus comes from elsewhere, and the original listens everywhere")  # noqa: S104
     port: Whole = setting(9090, "port", "the contract's; 0 takes any free one", ge=0, le=65535)
@@ -297,6 +366,9 @@ class Ws(Section):
         (), "list", "addresses or networks that may send a PROXY header; nobody else may connect then"
     )
     shards: Whole = setting(0, "threads", "0 = one a core, more where descriptors are scarce", ge=0, le=1024)
+    allow_empty_origin: bool = setting(
+        True, "bool", "programs that are no browsers send none; false refuses them, where a profile checks origins"
+    )
     allowed_origins: Annotated[
         Texts,
         _each_matches(
@@ -351,6 +423,12 @@ class Settings(BaseSettings):
     nats: Nats = Nats()
     redis: Redis = Redis()
     backend: Backend = Backend()
+    kafka: Kafka = Kafka()
+    registry: Registry = Registry()
+    grpc: Grpc = Grpc()
+    services: Services = Services()
+    im: Im = Im()
+    otel: Otel = Otel()
     metrics: Metrics = Metrics()
     ws: Ws = Ws()
     rooms: Rooms = Rooms()

@@ -339,7 +339,7 @@ PROFILE = ProfileSpec(
         "ws.outbox_policy": "drop",
     },
     bus="redis.url",
-    upstream="backend.url",
+    upstreams={"backend": "backend.url"},
     needs_token=False,
     required={"backend.key": "INTERNAL_API_KEY"},
     metrics=None,
