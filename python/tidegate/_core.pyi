@@ -16,6 +16,7 @@ MESSAGE: Final = 2
 CLOSED: Final = 3
 FAILED: Final = 4
 OVERDUE: Final = 5
+TOLD: Final = 6
 
 # Commands begin with one of these
 ADMIT: Final = 1
@@ -107,7 +108,8 @@ class Engine:
     def submit(self, commands: Sequence[Command]) -> bool:
         """Hands commands to the shards, in order for each connection and each room; PUBLISH is encoded once a call and room.
 
-        Commands for a connection that is gone are ignored. Returns `pressed()`.
+        Commands for a connection that is gone are ignored, but ADMIT is answered by CLOSED and SEND with a ticket by TOLD.
+        Returns `pressed()`.
         Raises TypeError, ValueError or OverflowError for a malformed command; none of the batch is carried out then.
         """
 
@@ -137,8 +139,11 @@ class Engine:
     def set_tls(self, certificate_pem: bytes, key_pem: bytes) -> None:
         """New TLS handshakes use this certificate. ValueError names what is wrong with it; the old one stays then."""
 
-    def begin_drain(self, within_ms: int) -> None:
-        """Refuses upgrades with 503, delivers what is owed, closes everybody with 1001 spread over the time."""
+    def begin_drain(self, within_ms: int, farewell: bytes | None = None) -> None:
+        """Refuses upgrades with 503, delivers what is owed, closes everybody with 1001 spread over the time.
+
+        `farewell` is a text (UTF-8) that each gets right before its close frame.
+        """
 
     def is_drained(self) -> bool: ...
     def stop(self) -> None:

@@ -18,13 +18,17 @@ from tidegate.profile import ProfileSpec
 UpgradeEvent: TypeAlias = tuple[Literal[1], int, str, bytes, tuple[bytes | None, ...]]
 # MESSAGE, conn, session, payload, and whether it is text
 MessageEvent: TypeAlias = tuple[Literal[2], int, bytes, bytes, bool]
-# CLOSED, conn, session, and the close code as in RFC 6455 section 7.4; the last event of its connection
+# CLOSED, conn, session, and the close code as in RFC 6455 section 7.4; the last event of its connection. One for each
+# ADMIT that answers an upgrade: also for one that came too late or that the engine refused, with 1006
 ClosedEvent: TypeAlias = tuple[Literal[3], int, bytes, int]
 # FAILED, conn, close code and reason: the client broke a rule; to be closed with CLOSE once its messages are answered
 FailedEvent: TypeAlias = tuple[Literal[4], int, int, str]
 # OVERDUE, conn, session: no user within Options["auth_ms"]; told once
 OverdueEvent: TypeAlias = tuple[Literal[5], int, bytes]
-Event: TypeAlias = UpgradeEvent | MessageEvent | ClosedEvent | FailedEvent | OverdueEvent
+# TOLD, conn, ticket, and what became of that SEND: 0 = queued for the client, 1 = its outbox is full (dropped, or the
+# client is closed as too slow, by Options["outbox_messages_max"]), 2 = the connection is not open or never was
+ToldEvent: TypeAlias = tuple[Literal[6], int, int, Literal[0, 1, 2]]
+Event: TypeAlias = UpgradeEvent | MessageEvent | ClosedEvent | FailedEvent | OverdueEvent | ToldEvent
 
 # ADMIT, conn, session, user or None, rooms, texts, subprotocol or None, and close code with reason or None
 AdmitCommand: TypeAlias = tuple[
@@ -32,8 +36,8 @@ AdmitCommand: TypeAlias = tuple[
 ]
 # REFUSE, conn, HTTP status, body (JSON), and Retry-After in seconds or None
 RefuseCommand: TypeAlias = tuple[Literal[2], int, int, bytes, int | None]
-# SEND, conn, payload, and whether it is text
-SendCommand: TypeAlias = tuple[Literal[3], int, bytes, bool]
+# SEND, conn, payload, whether it is text, and a ticket below 2**64: TOLD says what became of it; 0 = nothing is told
+SendCommand: TypeAlias = tuple[Literal[3], int, bytes, bool, int]
 # PUBLISH, room, payload, whether it is text, and who is excluded: a conn, a UUID as `Engine.uuid` gives it, or None
 PublishCommand: TypeAlias = tuple[Literal[4], str, bytes, bool, int | str | None]
 # JOIN, conn, room
@@ -89,11 +93,13 @@ class Options(TypedDict):
     message_rate: int  # 0 = no limit
     message_burst: int
     rate_answer: bytes | None  # text that answers a discarded message beyond the rate; None = close with 1008
+    rate_mark: bytes | None  # only messages that hold these bytes count in full, others a hundredth; None = all count
     auth_ms: int  # 0 = a connection may be without a user for ever
     rooms_max: int
     ping_interval_ms: int
     pong_timeout_ms: int
     unanswered_pings: int  # in a row, until pong_timeout_ms runs
+    silence_code: int  # close code for who is not heard in pong_timeout_ms; 0 = dropped without a word
     write_timeout_ms: int
     close_timeout_ms: int
     outbox_bytes_max: int
@@ -131,11 +137,13 @@ def options_of(settings: Settings, spec: ProfileSpec, http_socket: str) -> Optio
         message_rate=ws.message_rate,
         message_burst=ws.message_burst,
         rate_answer=spec.rate_answer,
+        rate_mark=spec.rate_mark,
         auth_ms=_ms(ws.auth_timeout) if ws.auth_timeout else 0,
         rooms_max=ws.max_rooms,
         ping_interval_ms=_ms(ws.ping_interval),
         pong_timeout_ms=_ms(ws.pong_timeout),
         unanswered_pings=ws.unanswered_pings,
+        silence_code=spec.silence_code,
         write_timeout_ms=_ms(ws.write_timeout),
         close_timeout_ms=_ms(ws.close_timeout),
         outbox_bytes_max=ws.outbox_bytes,

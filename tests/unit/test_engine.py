@@ -122,6 +122,17 @@ def test_an_option_of_the_wrong_kind_is_named(name: str, value: object) -> None:
         _core.Engine(options(**{name: value}))
 
 
+def test_what_a_profile_says_of_rates_and_silence_reaches_the_engine() -> None:
+    spec = dataclasses.replace(SPEC, rate_mark=b"mark", silence_code=4408)
+    filled = options_of(Settings(), spec, "")
+    assert (filled["rate_mark"], filled["silence_code"]) == (b"mark", 4408)
+
+
+def test_a_code_for_silence_that_must_not_be_sent_is_named() -> None:
+    with pytest.raises(ValueError, match="silence_code 1006"):
+        _core.Engine(options(silence_code=1006))
+
+
 def test_half_of_a_certificate_is_refused() -> None:
     with pytest.raises(ValueError, match="together"):
         _core.Engine(options(tls_key_pem=b"x"))
@@ -146,7 +157,7 @@ def test_a_client_from_upgrade_to_close(running: _core.Engine, client: Client) -
     client.send_text(b"hi")
     assert client.event() == (_core.MESSAGE, conn, b"session", b"hi", True)
     running.submit(
-        [(_core.SESSION, conn, b"new"), (_core.SEND, conn, b"\xff", False), (_core.CLOSE, conn, 4000, "bye")]
+        [(_core.SESSION, conn, b"new"), (_core.SEND, conn, b"\xff", False, 0), (_core.CLOSE, conn, 4000, "bye")]
     )
     assert client.frame() == (2, b"\xff")
     assert client.frame() == (8, struct.pack(">H", 4000) + b"bye")
@@ -187,7 +198,71 @@ def test_join_and_leave_change_the_rooms(running: _core.Engine, client: Client) 
 
 
 def test_commands_for_a_connection_that_is_gone_are_ignored(running: _core.Engine) -> None:
-    assert running.submit([(_core.SEND, 1, b"x", True), (_core.CLOSE, 1, 1000, "")]) is False
+    assert running.submit([(_core.SEND, 1, b"x", True, 0), (_core.CLOSE, 1, 1000, "")]) is False
+
+
+def test_a_send_with_a_ticket_is_told_of_and_one_to_nobody_too(running: _core.Engine, client: Client) -> None:
+    conn = client.admitted()
+    running.submit([(_core.SEND, conn, b"plain", True, 0), (_core.SEND, conn, b"asked", True, (1 << 64) - 1)])
+    assert client.event() == (_core.TOLD, conn, (1 << 64) - 1, 0)
+    assert [client.frame()[1] for _ in range(2)] == [b"plain", b"asked"]
+    for nobody in (conn + 1, (1 << 64) - 1):
+        running.submit([(_core.SEND, nobody, b"x", True, 7)])
+        assert client.event() == (_core.TOLD, nobody, 7, 2)
+
+
+def test_a_send_that_overruns_the_outbox_is_told_as_full_and_the_next_as_gone() -> None:
+    running = _core.Engine(options(outbox_bytes_max=256 * 1024))
+    client = Client(running)
+    conn = client.admitted()
+    outcomes = []
+    # more than both ends' sockets take without a reader
+    for ticket in range(1, 1_000):
+        running.submit([(_core.SEND, conn, bytes(64 * 1024), False, ticket)])
+        told = client.event()
+        assert told[:3] == (_core.TOLD, conn, ticket)
+        outcomes.append(told[-1])
+        if told[-1] == 2:
+            break
+    assert set(outcomes[:-2]) == {0}
+    assert outcomes[-2:] == [1, 2]
+    client.socket.close()
+    running.stop()
+
+
+def test_an_admit_for_who_has_left_is_followed_by_its_end(running: _core.Engine, client: Client) -> None:
+    conn = client.event()[1]
+    client.socket.close()
+    while running.stats()["handshakes_now"]:
+        select.select([running.fileno()], [], [], 0.01)
+    running.submit([(_core.ADMIT, conn, b"registered", "7", ["room"], [], None, None)])
+    assert client.event() == (_core.CLOSED, conn, b"registered", 1006)
+
+
+def test_only_marked_messages_count_in_full() -> None:
+    running = _core.Engine(options(message_rate=1, message_burst=5, rate_mark=b"send", rate_answer=b"no"))
+    client = Client(running)
+    client.admitted()
+    for payload in [b"ack"] * 50 + [b"send"] * 5:
+        client.send_text(payload)
+    assert client.frame() == (1, b"no")
+    heard = [client.event()[3] for _ in range(54)]
+    assert heard == [b"ack"] * 50 + [b"send"] * 4
+    client.socket.close()
+    running.stop()
+
+
+def test_who_is_silent_is_closed_with_the_code_for_it() -> None:
+    changed = {"ping_interval_ms": 100, "pong_timeout_ms": 100, "unanswered_pings": 1, "silence_code": 4408}
+    running = _core.Engine(options(**changed))
+    client = Client(running)
+    conn = client.admitted()
+    assert client.frame()[0] == 9
+    assert client.frame() == (8, struct.pack(">H", 4408) + b"heartbeat timeout")
+    client.socket.close()
+    assert client.event() == (_core.CLOSED, conn, b"session", 4408)
+    assert running.stats()["refused.pong_timeout"] == 1
+    running.stop()
 
 
 MALFORMED = {
@@ -195,13 +270,15 @@ MALFORMED = {
     "an empty tuple": [()],
     "a number that is no command": [(9, 1)],
     "a negative number": [(-1, 1)],
-    "too short": [(_core.SEND, 1, b"x")],
+    "too short": [(_core.SEND, 1, b"x", True)],
+    "a text for a ticket": [(_core.SEND, 1, b"x", True, "1")],
+    "a negative ticket": [(_core.SEND, 1, b"x", True, -1)],
     "too long": [(_core.JOIN, 1, "room", 3)],
-    "a text for bytes": [(_core.SEND, 1, "x", True)],
+    "a text for bytes": [(_core.SEND, 1, "x", True, 0)],
     "bytes for a room": [(_core.JOIN, 1, b"room")],
     "a room that is no UTF-8": [(_core.JOIN, 1, "\ud800")],
-    "a negative connection": [(_core.SEND, -1, b"x", True)],
-    "a huge connection": [(_core.SEND, 1 << 64, b"x", True)],
+    "a negative connection": [(_core.SEND, -1, b"x", True, 0)],
+    "a huge connection": [(_core.SEND, 1 << 64, b"x", True, 0)],
     "a huge status": [(_core.REFUSE, 1, 1 << 20, b"", None)],
     "a text for rooms": [(_core.ADMIT, 1, b"", None, "room", [], None, None)],
     "texts that are no bytes": [(_core.ADMIT, 1, b"", None, [], ["x"], None, None)],
@@ -213,11 +290,11 @@ MALFORMED = {
 @pytest.mark.parametrize("name", MALFORMED)
 def test_a_malformed_command_is_refused_with_its_whole_batch(running: _core.Engine, client: Client, name: str) -> None:
     conn = client.admitted()
-    good = [(_core.SEND, conn, b"good", True)]
+    good = [(_core.SEND, conn, b"good", True, 0)]
     bad: Any = MALFORMED[name]
     with pytest.raises((TypeError, ValueError, OverflowError)):
         running.submit([*good, *bad] if isinstance(bad, list) else bad)
-    running.submit([(_core.SEND, conn, b"next", True)])
+    running.submit([(_core.SEND, conn, b"next", True, 0)])
     assert client.frame() == (1, b"next")
 
 
@@ -242,14 +319,15 @@ def test_a_bad_certificate_is_refused_by_name(running: _core.Engine) -> None:
 
 def test_a_drained_engine_says_so_and_stops_twice(running: _core.Engine, client: Client) -> None:
     client.admitted()
-    running.begin_drain(1)
+    running.begin_drain(1, b"goodbye")
+    assert client.frame() == (1, b"goodbye")
     assert client.frame()[1][:2] == struct.pack(">H", 1001)
     client.socket.close()
     while not running.is_drained():
         select.select([running.fileno()], [], [], 0.01)
     running.stop()
     running.stop()
-    assert running.submit([(_core.SEND, 1, b"", True)]) is False
+    assert running.submit([(_core.SEND, 1, b"", True, 0)]) is False
 
 
 def test_an_engine_that_is_forgotten_gives_its_port_back() -> None:

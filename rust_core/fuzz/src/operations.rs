@@ -51,7 +51,12 @@ struct Fuzz<'a> {
     keys: Keys,
     sockets: Sockets,
     conns: Vec<ConnId>,
-    closed: BTreeSet<ConnId>,
+    /// Who was told, and who was let in and has not ended.
+    asked: BTreeSet<ConnId>,
+    admitted: BTreeSet<ConnId>,
+    /// Tickets of messages of which nothing was told.
+    untold: BTreeSet<u64>,
+    tickets: u64,
     now: u64,
     data: &'a [u8],
 }
@@ -62,8 +67,18 @@ pub fn hub(data: &[u8]) {
     };
     let keys = Keys::new(RandomState::new());
     let hub = Hub::new(1, Arc::new(settings(choice)), keys.clone());
-    let mut fuzz =
-        Fuzz { hub, keys, sockets: Sockets::default(), conns: Vec::new(), closed: BTreeSet::new(), now: 0, data };
+    let mut fuzz = Fuzz {
+        hub,
+        keys,
+        sockets: Sockets::default(),
+        conns: Vec::new(),
+        asked: BTreeSet::new(),
+        admitted: BTreeSet::new(),
+        untold: BTreeSet::new(),
+        tickets: 0,
+        now: 0,
+        data,
+    };
     while let Some((what, argument)) = fuzz.take_two() {
         fuzz.step(what, argument);
         fuzz.collect();
@@ -84,6 +99,8 @@ fn settings(choice: u8) -> Settings {
         outbox_policy: if choice & 1 == 0 { OutboxPolicy::Close } else { drop },
         compression: choice & 2 != 0,
         proxy_protocol: choice & 4 != 0,
+        silence_code: if choice & 8 == 0 { 0 } else { 4408 },
+        rate_mark: (choice & 16 != 0).then(|| b"x".as_slice().into()),
         ..Settings::default()
     }
 }
@@ -121,7 +138,7 @@ impl Fuzz<'_> {
             7 => self.command(Command::Refuse { conn, status: 403, body: Box::default(), retry_after_s: None }),
             8 => self.command(Command::Join { conn, room: ROOMS[usize::from(what / 20) % 4].into() }),
             9 => self.command(Command::Leave { conn, room: ROOMS[usize::from(what / 20) % 4].into() }),
-            10 => self.command(Command::Send { conn, payload: payload(usize::from(what)) }),
+            10 => self.send(conn, usize::from(what)),
             11 => self.command(Command::Close { conn, code: 900 + u16::from(what) * 2, reason: "bye".into() }),
             12 => self.hub.handle_eof(conn, self.now),
             13 => self.hub.handle_gone(conn, None, self.now),
@@ -129,7 +146,7 @@ impl Fuzz<'_> {
             16 => self.pass(u64::from(argument) * 100),
             17 => self.writable(conn, usize::from(what) * 3),
             18 => drop(self.hub.drive_writes(usize::from(argument % 16), &mut self.sockets, self.now)),
-            _ if what > 200 => self.command(Command::Drain { within_ms: u64::from(argument) * 100 }),
+            _ if what > 200 => self.drain(argument),
             _ if what > 180 => self.command(Command::User { conn, user: u64::from(argument) }),
             _ => self.command(Command::Session { conn, session: Box::default() }),
         }
@@ -164,6 +181,8 @@ impl Fuzz<'_> {
     fn admit(&mut self, conn: ConnId, argument: u8) {
         let rooms = ROOMS.iter().enumerate().filter(|(at, _)| argument & (1 << at) != 0);
         let close = (argument > 250).then(|| (4000, "no".into()));
+        self.collect();
+        self.admitted.insert(conn);
         self.command(Command::Admit {
             conn,
             session: Box::from(*b"s"),
@@ -173,6 +192,27 @@ impl Fuzz<'_> {
             protocol: None,
             close,
         });
+        // one that lives and has not asked has nothing to be answered, so its end need not be told
+        if self.sockets.takes.contains_key(&conn) && !self.asked.contains(&conn) {
+            self.collect();
+            self.admitted.remove(&conn);
+        }
+    }
+
+    /// Every other one asks what becomes of it.
+    fn send(&mut self, conn: ConnId, len: usize) {
+        self.tickets += 1;
+        let ticket = self.tickets * (self.tickets % 2);
+        if ticket > 0 {
+            self.untold.insert(ticket);
+        }
+        self.command(Command::Send { conn, payload: payload(len), ticket });
+    }
+
+    fn drain(&mut self, argument: u8) {
+        let farewell = Group::encode("".into(), 0, vec![(payload(usize::from(argument)), None)]);
+        let farewell = (argument % 2 == 1).then(|| Arc::new(farewell));
+        self.command(Command::Drain { within_ms: u64::from(argument) * 100, farewell });
     }
 
     fn publish(&mut self, room: &str, count: usize, excluded: ConnId) {
@@ -197,14 +237,15 @@ impl Fuzz<'_> {
 
     fn collect(&mut self) {
         while let Some(event) = self.hub.poll_event() {
-            let (Event::Upgrade { conn, .. }
-            | Event::Message { conn, .. }
-            | Event::Failed { conn, .. }
-            | Event::Overdue { conn, .. }
-            | Event::Closed { conn, .. }) = event;
-            assert!(!self.closed.contains(&conn), "an event after Closed");
-            if matches!(event, Event::Closed { .. }) {
-                self.closed.insert(conn);
+            match event {
+                Event::Upgrade { conn, .. } => {
+                    assert!(self.asked.insert(conn), "asked twice");
+                }
+                Event::Message { conn, .. } | Event::Failed { conn, .. } | Event::Overdue { conn, .. } => {
+                    assert!(self.admitted.contains(&conn), "an event of a stranger or after Closed");
+                }
+                Event::Closed { conn, .. } => assert!(self.admitted.remove(&conn), "an end too many"),
+                Event::Told { ticket, .. } => assert!(self.untold.remove(&ticket), "told twice"),
             }
         }
         while let Some(effect) = self.hub.poll_effect() {
@@ -224,6 +265,8 @@ impl Fuzz<'_> {
         self.hub.check_invariants();
         assert!(!self.hub.drive_writes(1000, &mut self.sockets, self.now), "writes for nobody");
         assert!(self.sockets.takes.is_empty());
+        assert!(self.admitted.is_empty(), "let in, and no end was told");
+        assert!(self.untold.is_empty(), "nothing was told of a message");
         let stats = self.hub.stats();
         let left = [stats.connections_now, stats.handshakes_now, stats.rooms_now, stats.memberships_now];
         assert_eq!(left, [0; 4]);

@@ -6,6 +6,7 @@
 use crate::{
     Effect, Event, Hub, Millis, Refusal,
     connection::{Connection, State},
+    event::ABNORMAL,
     timers::{is_due, tick_after},
     ws::{
         close,
@@ -13,9 +14,8 @@ use crate::{
     },
 };
 
-/// RFC 6455 section 7.4.1: a close frame without a code; no close frame at all.
+/// RFC 6455 section 7.4.1: a close frame without a code.
 const NO_CODE: u16 = 1005;
-const ABNORMAL: u16 = 1006;
 /// What an application's impossible close code becomes: the fault is ours.
 const INTERNAL_ERROR: u16 = 1011;
 
@@ -23,6 +23,11 @@ impl Hub {
     /// Delivers what was published to it, then sends a close frame and waits for the peer's.
     pub(crate) fn begin_close(&mut self, slot: u32, code: u16, reason: &str, why: Option<Refusal>, now: Millis) {
         self.catch_up_all(slot, now);
+        self.close_caught_up(slot, code, reason, why, now);
+    }
+
+    /// The same for one to which nothing is under way.
+    pub(crate) fn close_caught_up(&mut self, slot: u32, code: u16, reason: &str, why: Option<Refusal>, now: Millis) {
         if !self.slab.at(slot).is_some_and(|client| client.state == State::Open) {
             return;
         }

@@ -1,8 +1,11 @@
 //! What the application tells a shard to do.
 //!
 //! Rule: a command names its connection; one that is gone by then is ignored, never an error, because the application cannot know.
+//! Two are answered all the same: `Admit` by `Event::Closed`, a `Send` with a ticket by `Event::Told`.
 
-use crate::id::ConnId;
+use std::sync::Arc;
+
+use crate::{Group, id::ConnId};
 
 /// An application message to one connection.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -36,6 +39,8 @@ pub enum Command {
     Send {
         conn: ConnId,
         payload: Payload,
+        /// `Event::Told` says what became of it; 0 = nobody asks.
+        ticket: u64,
     },
     Join {
         conn: ConnId,
@@ -68,5 +73,7 @@ pub enum Command {
     /// Refuses new upgrades with 503, delivers what is owed, closes everybody with 1001 spread evenly over `within_ms`.
     Drain {
         within_ms: u64,
+        /// What everybody gets right before its close frame: encoded once for all shards.
+        farewell: Option<Arc<Group>>,
     },
 }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::{
-    Group, Hub, Millis, Payload, Refusal, Sent, Wire,
+    ConnId, Event, Fate, Group, Hub, Millis, Payload, Refusal, Sent, Wire,
     connection::{Connection, State},
     outbox::Outbox,
     settings::OutboxPolicy,
@@ -42,10 +42,18 @@ impl Hub {
         !self.dirty.is_empty() || !self.fanout.is_idle()
     }
 
+    /// Carries out `Command::Send`: to one that is open, and with a ticket it tells what came of it.
+    pub(crate) fn send_to(&mut self, conn: ConnId, payload: &Payload, ticket: u64, now: Millis) {
+        let fate = self.find_open(conn).map_or(Fate::Gone, |slot| self.send(slot, payload, now));
+        if ticket > 0 {
+            self.events.push_back(Event::Told { conn, ticket, fate });
+        }
+    }
+
     /// An application message to one connection.
-    pub(crate) fn send(&mut self, slot: u32, payload: &Payload, now: Millis) {
+    pub(crate) fn send(&mut self, slot: u32, payload: &Payload, now: Millis) -> Fate {
         let Some(client) = self.slab.at_mut(slot) else {
-            return;
+            return Fate::Gone;
         };
         client.asked = false;
         let (before, encoding) = (client.owed(), client.encoding);
@@ -54,6 +62,16 @@ impl Hub {
             outbox.push_own(|out| deflater.encode(payload.text, &payload.bytes, encoding, out))
         });
         self.deflater = deflater;
+        let dropped = self.keep_bounds(slot, before, 1, now);
+        self.stats.deliveries += 1 - dropped.min(1) as u64;
+        let too_slow = self.slab.at(slot).is_none_or(|client| client.state != State::Open);
+        if dropped > 0 || too_slow { Fate::Full } else { Fate::Queued }
+    }
+
+    /// A message to everybody, as it goes to one of them.
+    pub(crate) fn send_shared(&mut self, slot: u32, message: &Arc<Group>, now: Millis) {
+        let before = self.slab.at(slot).map_or(0, Connection::owed);
+        self.owe_groups(slot, std::slice::from_ref(message), now);
         let dropped = self.keep_bounds(slot, before, 1, now);
         self.stats.deliveries += 1 - dropped.min(1) as u64;
     }

@@ -2,8 +2,10 @@
 //!
 //! Rule: nobody is told before what was published to it is owed to it; nobody stays after the time.
 
+use std::sync::Arc;
+
 use crate::{
-    Hub, Millis,
+    Group, Hub, Millis,
     connection::State,
     timers::{TICK_MS, is_due, tick_after},
 };
@@ -11,7 +13,7 @@ use crate::{
 /// RFC 6455 section 7.4.1.
 const GOING_AWAY: u16 = 1001;
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Drain {
     began: Millis,
     /// The last close frame goes out before this.
@@ -23,6 +25,7 @@ pub(crate) struct Drain {
     /// The next slot to look at.
     cursor: u32,
     next: Option<Millis>,
+    farewell: Option<Arc<Group>>,
 }
 
 impl Drain {
@@ -50,7 +53,7 @@ impl Drain {
 }
 
 impl Hub {
-    pub(crate) fn begin_drain(&mut self, within_ms: u64, now: Millis) {
+    pub(crate) fn begin_drain(&mut self, within_ms: u64, farewell: Option<Arc<Group>>, now: Millis) {
         self.drain = Some(Drain {
             began: now,
             // the last tenth is for the answers to the last close frames
@@ -60,13 +63,14 @@ impl Hub {
             told: 0,
             cursor: 0,
             next: Some(now),
+            farewell,
         });
         self.hurry_handshakes(now);
         self.tell_next(now);
     }
 
     pub(crate) fn drive_drain(&mut self, now: Millis) {
-        let Some(drain) = self.drain else { return };
+        let Some(drain) = &self.drain else { return };
         if now >= drain.ends {
             (0..self.slab.end()).for_each(|slot| self.end(slot));
         } else if drain.next.is_some_and(|next| now >= next) {
@@ -79,14 +83,14 @@ impl Hub {
 
     /// Closes those whose turn has come and plans the next turn.
     fn tell_next(&mut self, now: Millis) {
-        let Some(mut drain) = self.drain else {
+        let Some(mut drain) = self.drain.clone() else {
             return;
         };
         let target = drain.target(now);
         while drain.told < target && drain.cursor < self.slab.end() {
             let open = self.slab.at(drain.cursor).is_some_and(|client| client.state == State::Open);
             if open {
-                self.begin_close(drain.cursor, GOING_AWAY, "going away", None, now);
+                self.say_goodbye(drain.cursor, drain.farewell.as_ref(), now);
                 drain.told += 1;
             }
             drain.cursor += 1;
@@ -97,6 +101,17 @@ impl Hub {
         }
         drain.next = Some(drain.turn(now));
         self.drain = Some(drain);
+    }
+
+    /// The farewell is the last of all messages, so what was published before comes first.
+    fn say_goodbye(&mut self, slot: u32, farewell: Option<&Arc<Group>>, now: Millis) {
+        self.catch_up_all(slot, now);
+        if let Some(farewell) = farewell
+            && self.slab.at(slot).is_some_and(|client| client.state == State::Open)
+        {
+            self.send_shared(slot, farewell, now);
+        }
+        self.close_caught_up(slot, GOING_AWAY, "going away", None, now);
     }
 
     fn hurry_handshakes(&mut self, now: Millis) {

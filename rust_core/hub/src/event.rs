@@ -1,6 +1,7 @@
 //! What a shard tells: events to the application, effects to the socket layer.
 //!
-//! Rule: plain owned data, so both can cross threads; after `Closed` no event names that connection again.
+//! Rule: plain owned data, so both can cross threads; after `Closed` no event names that connection again, but for `Told`. Every `Admit`
+//! that answers an upgrade is followed by exactly one `Closed`, also if it came too late or was refused.
 
 use std::net::IpAddr;
 
@@ -34,13 +35,33 @@ pub enum Event {
         conn: ConnId,
         session: Box<[u8]>,
     },
-    /// An admitted connection ended. `code` is what the peer sent, or what we sent, or 1006.
+    /// An admitted connection ended. `code` is what the peer sent, or what we sent, or 1006, as for one that could not be admitted.
     Closed {
         conn: ConnId,
         session: Box<[u8]>,
         code: u16,
     },
+    /// What became of a `Send` that had a ticket.
+    Told {
+        conn: ConnId,
+        ticket: u64,
+        fate: Fate,
+    },
 }
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Fate {
+    /// It is owed to the client now, behind what was before.
+    Queued = 0,
+    /// The outbox had no room: by the policy it was dropped, or the client is closed as too slow.
+    Full = 1,
+    /// The connection is not open, or never was.
+    Gone = 2,
+}
+
+/// RFC 6455 section 7.4.1: no close frame at all.
+pub const ABNORMAL: u16 = 1006;
 
 /// What only the socket layer can do.
 #[derive(Debug, PartialEq, Eq)]

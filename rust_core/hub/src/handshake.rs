@@ -6,6 +6,7 @@
 use crate::{
     Command, ConnId, Effect, Event, Hub, Millis, Refusal,
     connection::{Handshake, State},
+    event::ABNORMAL,
     timers::tick_after,
     ws::{
         proxy,
@@ -40,19 +41,18 @@ impl Hub {
         handshake.buf.extend_from_slice(bytes);
     }
 
-    /// Carries out `Admit`; one that comes too late only gives back its joins.
+    /// Carries out `Admit`. Of one that comes too late, only the end is told.
     pub(crate) fn admit(&mut self, command: Command, now: Millis) {
         let Command::Admit { conn, session, user, rooms, payloads, protocol, close } = command else {
             return;
         };
-        let slot = self.slab.find(conn).filter(|_| self.awaits_decision(conn));
-        let Some(slot) = slot else {
-            return self.drop_joins(&rooms);
-        };
-        if self.drain.is_some() {
-            self.drop_joins(&rooms);
-            return self.turn_away(slot, Refusal::Draining, now);
+        if self.drain.is_some() && self.awaits_decision(conn) {
+            self.turn_away(conn.slot(), Refusal::Draining, now);
         }
+        let Some(slot) = self.slab.find(conn).filter(|_| self.awaits_decision(conn)) else {
+            self.drop_joins(&rooms);
+            return self.tell_missed(conn, session);
+        };
         let Some(mut early) = self.open(slot, session, protocol.as_deref(), now) else {
             return;
         };
@@ -70,6 +70,15 @@ impl Hub {
         }
         if !early.is_empty() {
             self.receive_frames(slot, &mut early, now);
+        }
+    }
+
+    /// The application may have told others of a connection that it could not have.
+    fn tell_missed(&mut self, conn: ConnId, session: Box<[u8]>) {
+        let state = self.slab.find(conn).and_then(|slot| self.slab.at(slot)).map(|client| client.state);
+        // any other state means that this `Admit` answers nothing: no upgrade was told yet, or it was answered
+        if matches!(state, None | Some(State::Refused)) {
+            self.events.push_back(Event::Closed { conn, session, code: ABNORMAL });
         }
     }
 

@@ -5,6 +5,8 @@
 
 use std::{collections::VecDeque, net::IpAddr, sync::Arc};
 
+use memchr::memmem::Finder;
+
 use crate::{
     Command, ConnId, Effect, Event, Keys, Millis, Refusal, Settings, Stats,
     connection::{Connection, State},
@@ -38,6 +40,8 @@ pub enum Sent {
 pub struct Hub {
     pub(crate) settings: Arc<Settings>,
     pub(crate) keys: Keys,
+    /// Finds `Settings::rate_mark`.
+    pub(crate) mark: Option<Finder<'static>>,
     pub(crate) slab: Slab,
     pub(crate) timers: Timers,
     pub(crate) rhythm: Rhythm,
@@ -60,11 +64,13 @@ pub struct Hub {
 impl Hub {
     pub fn new(shard: u16, settings: Arc<Settings>, keys: Keys) -> Self {
         let deflater = Deflater::new(settings.compression_bytes_min);
+        let mark = settings.rate_mark.as_ref().map(|mark| Finder::new(mark).into_owned());
         Self {
             slab: Slab::new(shard, settings.slots_max),
             rhythm: Rhythm::new(shard, settings.ping_interval_ms),
             settings,
             keys,
+            mark,
             timers: Timers::new(),
             rooms: Rooms::new(),
             fanout: Fanout::default(),
@@ -156,7 +162,7 @@ impl Hub {
             Command::Refuse { conn, status, body, retry_after_s } => {
                 self.refuse(conn, Refusal::Application, status, &body, retry_after_s, now);
             }
-            Command::Send { conn, payload } => self.with_open(conn, |hub, slot| hub.send(slot, &payload, now)),
+            Command::Send { conn, payload, ticket } => self.send_to(conn, &payload, ticket, now),
             Command::Join { conn, room } => self.join(conn, &room, now),
             Command::Leave { conn, room } => self.with_open(conn, |hub, slot| hub.leave(slot, &room, now)),
             Command::Session { conn, session } => self.set_session(conn, session),
@@ -167,7 +173,7 @@ impl Hub {
             Command::Close { conn, code, reason } => {
                 self.with_open(conn, |hub, slot| hub.begin_close(slot, code, &reason, None, now));
             }
-            Command::Drain { within_ms } => self.begin_drain(within_ms, now),
+            Command::Drain { within_ms, farewell } => self.begin_drain(within_ms, farewell, now),
         }
     }
 
@@ -280,10 +286,13 @@ impl Hub {
         let Some(client) = self.slab.at_mut(slot) else {
             return;
         };
-        if client.unanswered > 0 {
+        let code = self.settings.silence_code;
+        if client.unanswered == 0 {
+            client.answered(now, &self.rhythm, &self.settings);
+        } else if code == 0 {
             self.drop_dead(slot, Refusal::PongTimeout);
         } else {
-            client.answered(now, &self.rhythm, &self.settings);
+            self.begin_close(slot, code, "heartbeat timeout", Some(Refusal::PongTimeout), now);
         }
     }
 
@@ -303,10 +312,13 @@ impl Hub {
     }
 
     fn with_open(&mut self, conn: ConnId, act: impl FnOnce(&mut Self, u32)) {
-        if let Some(slot) = self.slab.find(conn)
-            && self.slab.at(slot).is_some_and(|client| client.state == State::Open)
-        {
+        if let Some(slot) = self.find_open(conn) {
             act(self, slot);
         }
+    }
+
+    pub(crate) fn find_open(&self, conn: ConnId) -> Option<u32> {
+        let open = |slot: &u32| self.slab.at(*slot).is_some_and(|client| client.state == State::Open);
+        self.slab.find(conn).filter(open)
     }
 }

@@ -40,7 +40,7 @@ mod timers;
 pub mod ws;
 
 pub use command::{Command, Payload};
-pub use event::{Effect, Event, Refusal};
+pub use event::{Effect, Event, Fate, Refusal};
 pub use group::{Group, GroupBuilder};
 pub use hub::{Hub, Sent, Wire};
 pub use id::{ConnId, Keys};

@@ -4,7 +4,10 @@
 
 use std::collections::{HashMap, hash_map::Entry};
 
-use crate::{Millis, Refusal, bucket::Bucket};
+use crate::{
+    Millis, Refusal,
+    bucket::{Bucket, WHOLE},
+};
 
 #[derive(Clone, Copy, Debug)]
 pub struct Caps {
@@ -50,7 +53,7 @@ impl Limits {
         }
         // a burst as large as one second's budget: a second without handshakes is not lost
         let rate = self.caps.handshakes_per_s;
-        if !self.handshakes.take(now, rate, rate) {
+        if !self.handshakes.take(now, rate, rate, WHOLE) {
             return Err(Refusal::HandshakeRate);
         }
         self.connections += 1;

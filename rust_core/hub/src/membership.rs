@@ -3,15 +3,13 @@
 //! Rule: a member gets exactly what was published while it was one, even if a fan-out reaches it only later: who joins is marked to miss what
 //! was published before, and who leaves takes along what it has not seen yet.
 
-use crate::{ConnId, Effect, Hub, Millis, Refusal, connection::State, rooms::Left};
+use crate::{ConnId, Effect, Hub, Millis, Refusal, rooms::Left};
 
 impl Hub {
     /// Whatever becomes of it, the directory hears of it once.
     pub(crate) fn join(&mut self, conn: ConnId, room: &str, now: Millis) {
         let hash = self.keys.room(room);
-        let open = |slot: &u32| self.slab.at(*slot).is_some_and(|client| client.state == State::Open);
-        let slot = self.slab.find(conn).filter(open);
-        let too_many = slot.filter(|&slot| !self.join_room(slot, hash, room));
+        let too_many = self.find_open(conn).filter(|&slot| !self.join_room(slot, hash, room));
         self.effects.push_back(Effect::Joined { hash });
         if let Some(slot) = too_many {
             self.begin_close(slot, 1008, "too many rooms", Some(Refusal::Rooms), now);

@@ -5,14 +5,21 @@
 
 use std::{collections::VecDeque, ops::ControlFlow, sync::Arc};
 
+use memchr::memmem::Finder;
+
 use crate::{
     ConnId, Event, Hub, Millis, Payload, Refusal, Settings, Stats,
+    bucket::WHOLE,
     connection::{Connection, State},
     ws::{
         frame::{self, Opcode},
         message::{self, Incoming, Limits},
     },
 };
+
+/// What is not marked costs of the rate, where only some messages count in full: acknowledgements and heartbeats must not use up what a user
+/// may send, yet a flood of them is bounded too. A chat message is acknowledged by everybody who gets it, so there are many for each.
+const UNMARKED: u32 = WHOLE / 100;
 
 /// How reading ended, other than by the end of the bytes.
 enum Outcome {
@@ -27,6 +34,7 @@ struct Reading<'a> {
     events: &'a mut VecDeque<Event>,
     stats: &'a mut Stats,
     settings: &'a Settings,
+    mark: Option<&'a Finder<'static>>,
     now: Millis,
     /// Frames that answer its pings, and where the last of them begins.
     pongs: Vec<u8>,
@@ -61,6 +69,7 @@ impl Hub {
             events: &mut self.events,
             stats: &mut self.stats,
             settings: &self.settings,
+            mark: self.mark.as_ref(),
             now,
             pongs: Vec::new(),
             last_pong: 0,
@@ -93,7 +102,9 @@ impl Hub {
         };
         let payload = Payload { bytes: text.clone(), text: true };
         let asked = self.slab.at(slot).is_some_and(|client| client.asked);
-        (0..count).for_each(|_| self.send(slot, &payload, now));
+        for _ in 0..count {
+            self.send(slot, &payload, now);
+        }
         if let Some(client) = self.slab.at_mut(slot) {
             // what the application was given is still to be answered
             client.asked = asked;
@@ -118,7 +129,8 @@ impl Reading<'_> {
             self.outcome = Some(Outcome::PeerClosed(code));
             return ControlFlow::Continue(());
         }
-        if !self.client.allowance.take(self.now, self.settings.message_rate, self.settings.message_burst) {
+        let (rate, burst) = (self.settings.message_rate, self.settings.message_burst);
+        if rate > 0 && !self.client.allowance.take(self.now, rate, burst, self.cost(&incoming)) {
             return self.beyond_the_rate(&incoming);
         }
         // after our close frame only the peer's counts
@@ -134,6 +146,14 @@ impl Reading<'_> {
             }
         }
         ControlFlow::Continue(())
+    }
+
+    fn cost(&self, incoming: &Incoming<'_>) -> u32 {
+        match (self.mark, incoming) {
+            (None, _) => WHOLE,
+            (Some(mark), Incoming::Text(payload) | Incoming::Binary(payload)) if mark.find(payload).is_some() => WHOLE,
+            (Some(_), _) => UNMARKED,
+        }
     }
 
     fn beyond_the_rate(&mut self, incoming: &Incoming<'_>) -> ControlFlow<()> {

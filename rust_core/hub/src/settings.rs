@@ -23,6 +23,8 @@ pub struct Settings {
     pub message_burst: u32,
     /// The text that answers a message beyond the rate, which is discarded; `None` = its sender is closed with 1008.
     pub rate_answer: Option<Box<[u8]>>,
+    /// Only messages with these bytes in them count in full; `None` = everything does.
+    pub rate_mark: Option<Box<[u8]>>,
     /// How long a connection may have no user before `Event::Overdue` tells; 0 = for ever.
     pub auth_ms: u64,
     pub rooms_max: usize,
@@ -30,6 +32,8 @@ pub struct Settings {
     pub pong_timeout_ms: u64,
     /// In a row, until `pong_timeout_ms` runs.
     pub unanswered_pings: u8,
+    /// Close code for who is not heard in that time; 0 = it is dropped without a word.
+    pub silence_code: u16,
     pub write_timeout_ms: u64,
     /// How long the peer may take to answer a close frame.
     pub close_timeout_ms: u64,
@@ -67,11 +71,13 @@ impl Default for Settings {
             message_rate: 100,
             message_burst: 200,
             rate_answer: None,
+            rate_mark: None,
             auth_ms: 0,
             rooms_max: 1000,
             ping_interval_ms: 30_000,
             pong_timeout_ms: 10_000,
             unanswered_pings: 2,
+            silence_code: 0,
             write_timeout_ms: 10_000,
             close_timeout_ms: 5_000,
             outbox_bytes_max: 1 << 20,

@@ -378,7 +378,7 @@ fn a_command_for_a_connection_that_is_gone_is_ignored() {
     assert_eq!(gone.slot(), next.slot());
     world.effects.clear();
     for command in [
-        Command::Send { conn: gone, payload: text_payload("x") },
+        Command::Send { conn: gone, payload: text_payload("x"), ticket: 0 },
         Command::Join { conn: gone, room: "room".into() },
         Command::Leave { conn: gone, room: "room".into() },
         Command::Session { conn: gone, session: Box::default() },

@@ -356,7 +356,7 @@ fn a_drain_delivers_first_and_closes_everybody_evenly() {
     let members = crowd(&mut world, 1000, "room");
     let undecided = world.upgrade("");
     world.publish_except("room", "last words", None);
-    world.hub.handle_command(Command::Drain { within_ms: 10_000 }, world.now);
+    world.hub.handle_command(Command::Drain { within_ms: 10_000, farewell: None }, world.now);
     world.settle();
     let told =
         |world: &mut World| members.iter().filter(|conn| world.socket(**conn).reader.buf.contains(&0x88)).count();
@@ -387,7 +387,7 @@ fn a_drain_delivers_first_and_closes_everybody_evenly() {
 fn few_clients_are_told_to_go_within_a_second_whatever_time_there_is() {
     let mut world = world();
     let members = crowd(&mut world, 100, "room");
-    world.command(Command::Drain { within_ms: 600_000 });
+    world.command(Command::Drain { within_ms: 600_000, farewell: None });
     world.pass(1100);
     assert!(members.iter().all(|conn| world.frames(*conn)[0].close_code() == 1001));
 }
@@ -396,7 +396,7 @@ fn few_clients_are_told_to_go_within_a_second_whatever_time_there_is() {
 fn a_silent_socket_does_not_hold_up_a_drain() {
     let mut world = world();
     let silent = world.accept();
-    world.command(Command::Drain { within_ms: 30_000 });
+    world.command(Command::Drain { within_ms: 30_000, farewell: None });
     world.pass(1100);
     assert!(!world.is_open(silent) && world.hub.is_drained());
 }

@@ -2,7 +2,8 @@
 //!
 //! Few connections and fewer rooms, so that every operation meets every other: joins and leaves in mid-pass, slots let again, members that die
 //! while they are visited, sockets that take a byte at a time. Every connection that lives must have received exactly what was published
-//! to its rooms while it was in them, room by room in order; every connection that was closed politely, all of it before the close.
+//! to its rooms while it was in them, room by room in order; every connection that was closed politely, all of it before the close. And what
+//! became of a direct message is told once, truly; the end of whoever was admitted as well, also of who had left by then.
 
 mod support;
 
@@ -13,7 +14,7 @@ use support::{
     random::{Random, for_each_seed},
     world::{World, admit, text_payload},
 };
-use tidegate_hub::{Command, ConnId, Effect, Event, Settings};
+use tidegate_hub::{Command, ConnId, Effect, Event, Fate, Settings};
 
 const ROOMS: [&str; 6] = ["everybody", "many", "half", "some", "pair", "alone"];
 const STEPS: usize = 1500;
@@ -37,6 +38,8 @@ struct Model {
     clients: BTreeMap<ConnId, Client>,
     number: u64,
     joins: usize,
+    /// What a direct message must be told as, by its ticket; `None`: a dead socket may not have been noticed.
+    fates: BTreeMap<u64, Option<Fate>>,
 }
 
 impl Model {
@@ -46,7 +49,7 @@ impl Model {
         let mut world = World::new(settings);
         let mut random = Random::new(seed);
         world.budget = 1 + random.below(60);
-        Self { world, random, clients: BTreeMap::new(), number: 0, joins: 0 }
+        Self { world, random, clients: BTreeMap::new(), number: 0, joins: 0, fates: BTreeMap::new() }
     }
 
     fn step(&mut self) {
@@ -58,7 +61,8 @@ impl Model {
             26..28 => self.close(conn),
             28..30 => self.kill(conn),
             30..55 => self.publish(),
-            55..62 => self.send(conn),
+            55..61 => self.send(conn),
+            61 => self.send_to_anybody(),
             62..80 => self.drive(),
             _ => self.stretch(conn),
         }
@@ -92,6 +96,12 @@ impl Model {
             _ => vec!["everybody", ROOMS[self.random.below(ROOMS.len())]],
         };
         self.joins += rooms.len();
+        if self.random.one_in(10) {
+            self.world.hub.handle_gone(conn, None, self.world.now);
+            self.world.hub.handle_command(admit(conn, &rooms), self.world.now);
+            self.clients.insert(conn, Client { dead: true, ..Client::default() });
+            return;
+        }
         self.world.hub.handle_command(admit(conn, &rooms), self.world.now);
         let socket = self.world.sockets.0.get_mut(&conn).unwrap();
         socket.room = if self.random.one_in(2) { usize::MAX } else { self.random.below(300) };
@@ -156,9 +166,25 @@ impl Model {
     fn send(&mut self, conn: ConnId) {
         self.number += 1;
         let payload = text_payload(&format!(":{}:", self.number));
-        self.world.hub.handle_command(Command::Send { conn, payload }, self.world.now);
-        if let Some(client) = self.clients.get_mut(&conn) {
+        self.world.hub.handle_command(Command::Send { conn, payload, ticket: self.number }, self.world.now);
+        let client = self.clients.get_mut(&conn).filter(|client| !client.closing && !client.dead);
+        let fate = if client.is_some() { Fate::Queued } else { Fate::Gone };
+        self.fates.insert(self.number, Some(fate));
+        if let Some(client) = client {
             client.expected.entry(String::new()).or_default().push(self.number);
+        }
+    }
+
+    /// Also to who is closing, dead or gone.
+    fn send_to_anybody(&mut self) {
+        let all: Vec<ConnId> = self.clients.keys().copied().collect();
+        let Some(conn) = self.random.pick(&all).copied() else {
+            return;
+        };
+        let unnoticed = self.clients[&conn].dead && self.world.is_open(conn);
+        self.send(conn);
+        if unnoticed {
+            self.fates.insert(self.number, None);
         }
     }
 
@@ -248,6 +274,14 @@ impl Model {
                 assert!(closed.insert(*conn), "closed twice");
             }
         }
+        let mut told = BTreeSet::new();
+        for event in &self.world.events {
+            if let Event::Told { ticket, fate, .. } = event {
+                assert!(told.insert(*ticket), "told twice");
+                assert!(self.fates[ticket].is_none_or(|expected| expected == *fate), "{ticket}: {fate:?}");
+            }
+        }
+        assert_eq!(told.len(), self.fates.len());
         for conn in self.clients.keys() {
             assert_ne!(closed.contains(conn), self.world.is_open(*conn), "{conn:?}: closed and open");
         }

@@ -1,17 +1,20 @@
 //! Ten thousand clients on one shard, in virtual time.
 //!
 //! Sockets take what they like, when they like; clients stop reading, stop answering, vanish, come back, join, leave and talk, while rooms
-//! of one and of everybody are published to. What must hold: each member gets each message at most once and in room order; who keeps up gets all;
-//! what is owed stays bounded; an idle connection owns no buffer; in the end everything drains.
+//! of one and of everybody are published to. Odd seeds close who is silent, even ones drop it. What must hold: each member gets each message at
+//! most once and in room order; who keeps up gets all; what is owed stays bounded; an idle connection owns no buffer; in the end everything
+//! drains.
 
 mod support;
 
+use std::sync::Arc;
+
 use support::{
-    client::{self, PING, TEXT},
+    client::{self, CLOSE, PING, TEXT},
     random::{Random, for_each_seed},
-    world::{World, admit},
+    world::{World, admit, text_payload},
 };
-use tidegate_hub::{Command, ConnId, Effect, Event, Refusal, Settings};
+use tidegate_hub::{Command, ConnId, Effect, Event, Group, Refusal, Settings};
 
 const CLIENTS: usize = 10_000;
 /// Everybody is in the first; the others have a tenth, a hundredth, a thousandth of all.
@@ -41,6 +44,8 @@ struct Client {
     rooms: Vec<&'static str>,
     /// The last number of each shared room that it has seen, or that was published before it came.
     last: [u64; 4],
+    /// It was told that it is not heard any more.
+    told_to_go: bool,
 }
 
 struct Simulation {
@@ -58,6 +63,7 @@ impl Simulation {
             outbox_bytes_max: OUTBOX_BYTES_MAX,
             outbox_total_max: OUTBOX_TOTAL_MAX,
             slots_max: CLIENTS + 500,
+            silence_code: if seed % 2 == 1 { 4408 } else { 0 },
             ..Settings::default()
         };
         let mut world = World::new(settings);
@@ -89,7 +95,7 @@ impl Simulation {
             95..98 => Habit::Stuck,
             _ => Habit::Mute,
         };
-        self.clients.push(Client { conn, habit, rooms, last: self.published });
+        self.clients.push(Client { conn, habit, rooms, last: self.published, told_to_go: false });
     }
 
     fn step(&mut self) {
@@ -212,6 +218,7 @@ impl Simulation {
         let mut pings = 0;
         for frame in self.world.socket(client.conn).reader.frames() {
             pings += usize::from(frame.opcode == PING);
+            client.told_to_go |= frame.opcode == CLOSE;
             if frame.opcode != TEXT || frame.payload == b"for you" {
                 continue;
             }
@@ -246,7 +253,8 @@ impl Simulation {
         for at in 0..self.clients.len() {
             self.read_one(at);
             let client = &self.clients[at];
-            if !matches!(client.habit, Habit::Healthy | Habit::Mute) || !self.world.is_open(client.conn) {
+            let kept_up = matches!(client.habit, Habit::Healthy | Habit::Mute) && !client.told_to_go;
+            if !kept_up || !self.world.is_open(client.conn) {
                 continue;
             }
             for (at, room) in SHARED_ROOMS.iter().enumerate() {
@@ -258,7 +266,8 @@ impl Simulation {
     }
 
     fn drain(&mut self) {
-        self.world.command(Command::Drain { within_ms: 20_000 });
+        let farewell = Group::encode("".into(), 0, vec![(text_payload("goodbye"), None)]);
+        self.world.command(Command::Drain { within_ms: 20_000, farewell: Some(Arc::new(farewell)) });
         for _ in 0..21 {
             self.world.pass(1000);
             self.world.settle();

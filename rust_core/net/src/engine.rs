@@ -13,7 +13,7 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use tidegate_hub::{Command, ConnId, Event};
+use tidegate_hub::{Command, ConnId, Event, GroupBuilder, ws::close};
 
 use crate::{
     EngineOptions, Order, Publish, StartError, capacity, capacity::Capacity, fds::descriptors_max, heap,
@@ -30,6 +30,7 @@ impl Engine {
     /// Binds the port and starts the shards; clients are served from here on.
     pub fn start(options: EngineOptions) -> Result<Engine, StartError> {
         heap::prepare();
+        check_silence_code(options.settings.silence_code)?;
         let trusted = Networks::parse(&options.proxy_trusted).map_err(StartError::Option)?;
         let tls = options.tls.as_ref().map(|pem| tls::config(&pem.certificate, &pem.key)).transpose();
         let tls = tls.map_err(StartError::Option)?;
@@ -119,9 +120,15 @@ impl Engine {
         Ok(())
     }
 
-    /// Refuses upgrades, delivers what is owed, closes everybody with 1001 spread over the time.
-    pub fn begin_drain(&self, within_ms: u64) {
-        self.submit(vec![Order::Command(Command::Drain { within_ms })]);
+    /// Refuses upgrades, delivers what is owed, closes everybody with 1001 spread over the time. The text `farewell` comes right before
+    /// the close frame.
+    pub fn begin_drain(&self, within_ms: u64, farewell: Option<&[u8]>) {
+        let farewell = farewell.map(|text| {
+            let mut message = GroupBuilder::new("".into(), 0);
+            message.push(true, text, None);
+            Arc::new(message.finish())
+        });
+        self.submit(vec![Order::Command(Command::Drain { within_ms, farewell })]);
     }
 
     /// Draining, and every connection is gone with all that it was owed.
@@ -179,6 +186,13 @@ impl Drop for Engine {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+fn check_silence_code(code: u16) -> Result<(), StartError> {
+    if code == 0 || close::is_valid(code) {
+        return Ok(());
+    }
+    Err(StartError::Option(format!("silence_code {code} must not be sent in a close frame; 0 = no close frame")))
 }
 
 fn shards(options: &EngineOptions, capacity: Capacity) -> Result<usize, StartError> {

@@ -2,7 +2,8 @@
 //!
 //! Rule: nothing is dropped. When Python falls behind, the queue is full and shards stop reading from clients, whose own TCP then
 //! holds them back; it opens again at half, so that shards are not woken for every event. What is no answer to reading (a
-//! connection that ended) is let in all the same: that is bounded by the number of connections.
+//! connection that ended, what became of a command) is let in all the same: that is bounded by the number of connections, and by what Python
+//! itself has asked.
 
 use std::{
     collections::VecDeque,
@@ -101,7 +102,7 @@ fn bytes_of(event: &Event) -> usize {
             }
             Event::Message { session, payload, .. } => session.len() + payload.len(),
             Event::Closed { session, .. } | Event::Overdue { session, .. } => session.len(),
-            Event::Failed { .. } => 0,
+            Event::Failed { .. } | Event::Told { .. } => 0,
         }
 }
 

@@ -140,7 +140,7 @@ mod tests {
 
     fn send(len: usize) -> Mail {
         let payload = Payload { bytes: vec![0; len].into(), text: true };
-        Mail::Command(Command::Send { conn: ConnId(0), payload })
+        Mail::Command(Command::Send { conn: ConnId(0), payload, ticket: 0 })
     }
 
     fn is_signalled(mailbox: &Mailbox) -> bool {

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use tidegate_hub::{Command, ConnId, Group, GroupBuilder, Payload};
+use tidegate_hub::{Command, ConnId, Event, Fate, Group, GroupBuilder, Payload, event::ABNORMAL};
 
 use crate::{Exclude, Order, Publish, mailbox::Mail, shared::Shared};
 
@@ -59,8 +59,7 @@ impl<'a> Batch<'a> {
         };
         let shard = conn.shard();
         if usize::from(shard) >= self.mail.len() {
-            // it names no connection that ever was
-            return;
+            return self.answer_stranger(command);
         }
         match &command {
             Command::Admit { rooms, .. } => rooms.iter().for_each(|room| self.joins(room, shard)),
@@ -70,6 +69,16 @@ impl<'a> Batch<'a> {
             _ => {}
         }
         self.mail[usize::from(shard)].push(Mail::Command(command));
+    }
+
+    /// It names no connection that ever was, so there is no shard that could say so.
+    fn answer_stranger(&self, command: Command) {
+        let event = match command {
+            Command::Admit { conn, session, .. } => Event::Closed { conn, session, code: ABNORMAL },
+            Command::Send { conn, ticket: ticket @ 1.., .. } => Event::Told { conn, ticket, fate: Fate::Gone },
+            _ => return,
+        };
+        self.shared.events.push(&mut vec![event]);
     }
 
     fn excluded(&self, exclude: &Exclude) -> Option<ConnId> {
@@ -158,8 +167,10 @@ impl<'a> Batch<'a> {
     /// `Drain` is the one command that is for every shard.
     fn for_all(&mut self, command: &Command) {
         self.finish_all();
-        if let Command::Drain { within_ms } = *command {
-            self.mail.iter_mut().for_each(|mail| mail.push(Mail::Command(Command::Drain { within_ms })));
+        if let Command::Drain { within_ms, farewell } = command {
+            for mail in &mut self.mail {
+                mail.push(Mail::Command(Command::Drain { within_ms: *within_ms, farewell: farewell.clone() }));
+            }
         }
     }
 }
@@ -312,7 +323,10 @@ mod tests {
     #[test]
     fn a_drain_is_for_every_shard_and_a_shard_that_is_not_gets_nothing() {
         let shared = shared();
-        submit(&shared, vec![join(7, "a"), Order::Command(Command::Drain { within_ms: 1 }), publish("a", "x")]);
+        submit(
+            &shared,
+            vec![join(7, "a"), Order::Command(Command::Drain { within_ms: 1, farewell: None }), publish("a", "x")],
+        );
         (0..3).for_each(|shard| assert_eq!(got(&shared, shard), ["drain"]));
     }
 }

@@ -49,7 +49,7 @@ pub fn from_python(command: &Bound<'_, PyAny>, user_hash: impl Fn(&str) -> u64) 
     let command = match fields.kind {
         ADMIT => admit(&fields, conn, user_hash)?,
         REFUSE => Command::Refuse { conn, status: fields.at(2)?, body: fields.bytes(3)?, retry_after_s: fields.at(4)? },
-        SEND => Command::Send { conn, payload: fields.payload(2)? },
+        SEND => Command::Send { conn, payload: fields.payload(2)?, ticket: fields.at(4)? },
         JOIN => Command::Join { conn, room: fields.text(2)? },
         LEAVE => Command::Leave { conn, room: fields.text(2)? },
         SESSION => Command::Session { conn, session: fields.bytes(2)? },
@@ -114,8 +114,8 @@ impl<'a, 'py> Fields<'a, 'py> {
         let kind: u8 = tuple.get_item(0)?.extract()?;
         let length = match kind {
             ADMIT => 8,
-            REFUSE | PUBLISH => 5,
-            SEND | CLOSE | PUBLISH_ROOMS => 4,
+            REFUSE | SEND | PUBLISH => 5,
+            CLOSE | PUBLISH_ROOMS => 4,
             JOIN | LEAVE | SESSION | USER | HOLD => 3,
             _ => {
                 return Err(PyValueError::new_err(format!("no command begins with {kind}")));

@@ -99,8 +99,9 @@ impl Engine {
         py.detach(|| self.inner.set_tls(certificate_pem, key_pem)).map_err(PyValueError::new_err)
     }
 
-    fn begin_drain(&self, py: Python<'_>, within_ms: u64) {
-        py.detach(|| self.inner.begin_drain(within_ms));
+    #[pyo3(signature = (within_ms, farewell=None))]
+    fn begin_drain(&self, py: Python<'_>, within_ms: u64, farewell: Option<&[u8]>) {
+        py.detach(|| self.inner.begin_drain(within_ms, farewell));
     }
 
     fn is_drained(&self, py: Python<'_>) -> bool {

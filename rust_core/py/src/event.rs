@@ -12,9 +12,16 @@ const MESSAGE: u8 = 2;
 const CLOSED: u8 = 3;
 const FAILED: u8 = 4;
 const OVERDUE: u8 = 5;
+const TOLD: u8 = 6;
 
-pub const NAMES: [(&str, u8); 5] =
-    [("UPGRADE", UPGRADE), ("MESSAGE", MESSAGE), ("CLOSED", CLOSED), ("FAILED", FAILED), ("OVERDUE", OVERDUE)];
+pub const NAMES: [(&str, u8); 6] = [
+    ("UPGRADE", UPGRADE),
+    ("MESSAGE", MESSAGE),
+    ("CLOSED", CLOSED),
+    ("FAILED", FAILED),
+    ("OVERDUE", OVERDUE),
+    ("TOLD", TOLD),
+];
 
 pub fn to_python<'py>(py: Python<'py>, event: Event) -> PyResult<Bound<'py, PyAny>> {
     match event {
@@ -34,5 +41,6 @@ pub fn to_python<'py>(py: Python<'py>, event: Event) -> PyResult<Bound<'py, PyAn
         }
         Event::Overdue { conn, session } => (OVERDUE, conn.0, PyBytes::new(py, &session)).into_bound_py_any(py),
         Event::Failed { conn, code, reason } => (FAILED, conn.0, code, reason).into_bound_py_any(py),
+        Event::Told { conn, ticket, fate } => (TOLD, conn.0, ticket, fate as u8).into_bound_py_any(py),
     }
 }

@@ -52,11 +52,10 @@ impl Shard {
             return self.hub.handle_command(command, self.now);
         };
         self.guarded(conn, |shard| match command {
-            Command::Admit { conn, user: Some(user), ref rooms, .. } if !shard.admits_user(conn, user) => {
-                // the joins end here: what was marked for them must be taken back
-                let hashes = rooms.iter().map(|room| shard.shared.keys.room(room));
-                hashes.for_each(|hash| shard.shared.directory.joined(hash, shard.number));
+            Command::Admit { conn, user: Some(user), .. } if !shard.admits_user(conn, user) => {
                 shard.refuse(conn, Refusal::User, &answers::UPGRADE_USER);
+                // for the hub it comes too late now: the joins are taken back, and the application is told
+                shard.hub.handle_command(command, shard.now);
             }
             Command::Hold { conn, on } => shard.hold(conn, on),
             Command::User { conn, user } => {

@@ -111,7 +111,7 @@ fn decide(engine: &Engine, event: Event) -> Option<Order> {
         Event::Failed { conn, code, reason } => {
             Some(Order::Command(Command::Close { conn, code, reason: reason.into() }))
         }
-        Event::Closed { .. } | Event::Overdue { .. } => None,
+        Event::Closed { .. } | Event::Overdue { .. } | Event::Told { .. } => None,
     }
 }
 
@@ -147,6 +147,6 @@ fn obey(conn: ConnId, payload: Box<[u8]>, is_text: bool) -> Order {
             let code = words[1].parse().unwrap();
             Order::Command(Command::Close { conn, code, reason: "asked".into() })
         }
-        _ => Order::Command(Command::Send { conn, payload: Payload { bytes: payload, text: is_text } }),
+        _ => Order::Command(Command::Send { conn, payload: Payload { bytes: payload, text: is_text }, ticket: 0 }),
     }
 }

@@ -195,7 +195,7 @@ fn a_held_connection_is_not_read_and_nothing_is_missing_when_it_is_let_go() {
     let (mut client, conn) = admitted(&app);
     order(&app, Command::Hold { conn, on: true });
     let payload = text("held");
-    order(&app, Command::Send { conn, payload });
+    order(&app, Command::Send { conn, payload, ticket: 0 });
     assert_eq!(client.text(), "held", "orders are carried out in order, so the hold was");
     (0..50).for_each(|number| client.say(format!("{number}")));
     let heard = events(&app.engine);

@@ -9,3 +9,4 @@ mod limits;
 mod pressure;
 mod rooms;
 mod tls;
+mod told;

@@ -110,7 +110,7 @@ fn messages_for_a_client_that_is_gone_are_ignored() {
     drop(stream);
     app.await_stat("handshakes_now", 0);
     let mut orders = vec![crate::app::admit(&app.engine, conn, &target)];
-    orders.push(tidegate_net::Order::Command(tidegate_hub::Command::Send { conn, payload: text("late") }));
+    orders.push(tidegate_net::Order::Command(tidegate_hub::Command::Send { conn, payload: text("late"), ticket: 0 }));
     orders.push(tidegate_net::Order::Command(tidegate_hub::Command::Leave {
         conn: tidegate_hub::ConnId(u64::MAX),
         room: "x".into(),
