@@ -1,4 +1,7 @@
-"""What tests of upstreams share: settings, the five requests of the gogate contract, and an upstream that is closed."""
+"""What tests of upstreams share: settings, requests of the contracts, and an upstream that is closed after.
+
+Rule: requests only; what a backend does with them is told to the backend.
+"""
 
 import asyncio
 import contextlib
@@ -8,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import SecretStr
-from tidegate.calls import HttpAnswer, HttpRequest
+from tidegate.calls import HttpAnswer, HttpRequest, RpcRequest
 from tidegate.errors import UpstreamError
 from tidegate.upstreams import Upstream, open_upstream
 
@@ -27,13 +30,20 @@ class Backend:
 
 
 @dataclass(frozen=True)
+class Services:
+    timeout: float = 30.0
+
+
+@dataclass(frozen=True)
 class Settings:
     backend: Backend = field(default_factory=Backend)
+    services: Services = field(default_factory=Services)
 
 
 @contextlib.asynccontextmanager
 async def opened(url: str, **settings: Any) -> AsyncIterator[Upstream]:
-    upstream = open_upstream(url, Settings(Backend(**settings)))
+    backend = Backend(**settings)
+    upstream = open_upstream(url, Settings(backend, Services(backend.timeout)), "the test's")
     try:
         yield upstream
     finally:
@@ -74,6 +84,10 @@ def said(answer: HttpAnswer) -> Any:
     return json.loads(answer.body)
 
 
+def validate(token: str, **options: Any) -> RpcRequest:
+    return RpcRequest("auth.v1.AuthService/ValidateToken", {"access_token": token}, **options)
+
+
 async def outcome(upstream: Upstream, method: str, request: HttpRequest) -> str:
     """A status as text, or "unavailable"."""
     try:
@@ -82,6 +96,17 @@ async def outcome(upstream: Upstream, method: str, request: HttpRequest) -> str:
         assert error.message == "backend unavailable"
         assert error.cure, "the log needs a cure"
         return "unavailable"
+
+
+async def ended(upstream: Upstream, request: Any, method: str = "asked") -> str:
+    """How a call of any kind ended: "answer", or the outcome of the UpstreamError. Anything else is raised."""
+    try:
+        await upstream.call(method, request)
+        return "answer"
+    except UpstreamError as error:
+        assert error.message == "backend unavailable"
+        assert error.cure, "the log needs a cure"
+        return error.outcome
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -1,23 +1,24 @@
 """Requests to backends: the contract that every upstream keeps, and the only place that finds one by its URL scheme.
 
-A profile asks with `Call`; the gateway awaits `Upstream.call`. Whatever the backend does, a call ends: with an answer
-of any status, or with UpstreamError. Rule: one file an upstream, named like its URL scheme, with a function
-`open_upstream`; `tests/contract/test_upstream.py` runs on each.
+A profile asks with `Call`; the gateway awaits `Upstream.call`. Whatever the backend does, a call ends: with an answer,
+or with UpstreamError. What is asked and answered is what the upstream's kind says, in `tidegate/calls.py`. Rule: one
+file an upstream, named like its URL scheme, with a function `open_upstream`; `tests/contract/test_upstream.py` runs on
+each.
 """
 
 import importlib
 import pkgutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
-from tidegate.calls import HttpAnswer, HttpRequest
-from tidegate.errors import unknown_name
+from tidegate.errors import ConfigError, unknown_name
 
 __all__ = [
     "LATENCY_BOUNDS",
     "UNAVAILABLE",
     "BackendSettings",
+    "ServicesSettings",
     "Upstream",
     "UpstreamSettings",
     "UpstreamStats",
@@ -49,7 +50,8 @@ LATENCY_BOUNDS: tuple[float, ...] = (
 class UpstreamStats:
     """Plain counters since the start, read at a scrape."""
 
-    # (method, outcome): the HTTP status as text, or `unavailable` | `timeout` | `circuit_open` | `too_large`
+    # (method, outcome): the HTTP status as text, or `ok` of others; `cancelled` where the caller went away; else what
+    # UpstreamError has: `unavailable` | `timeout` | `circuit_open` | `too_large`, `refused` by Redis, or a gRPC status
     requests: Mapping[tuple[str, str], int]
     latency_bounds: Sequence[float]
     latency_counts: Mapping[str, Sequence[int]]  # method -> one count a bound and one beyond; not cumulative
@@ -57,17 +59,18 @@ class UpstreamStats:
     lookups: Mapping[str, int]  # of requests with `shared_s`: `hit` | `miss` | `merged`
     in_flight: int  # sent and not answered now
     waiting: int  # for one of those to end, now
-    circuit_open: bool
+    circuit_open: bool  # one of them, where there are several
+    circuits: Mapping[str, bool] = field(default_factory=dict)  # target -> open, of an upstream that serves many
 
 
 class Upstream(Protocol):
     """Nothing is connected before the first call; only calls need a running loop."""
 
-    async def call(self, method: str, request: HttpRequest) -> HttpAnswer:
-        """Asks once. `method` is one of few words, for metrics only.
+    async def call(self, method: str, request: Any) -> Any:
+        """Asks. `method` is one of few words, for metrics only.
 
-        Any status is an answer. UpstreamError when none came, whatever the reason; its cure is for the log. Requests
-        with `shared_s` and the same verb and path share an answer, or a failure. A caller may be cancelled at any time.
+        The request is HttpRequest, RpcRequest or RedisRequest, whose docstrings say what answers it. UpstreamError when
+        nothing did, whatever the reason; its cure is for the log. A caller may be cancelled at any time.
         """
 
     def stats(self) -> UpstreamStats: ...
@@ -94,15 +97,32 @@ class BackendSettings(Protocol):
     def max_requests(self) -> int: ...
 
 
+class ServicesSettings(Protocol):
+    @property
+    def timeout(self) -> float: ...  # seconds, of a gRPC call with all its tries
+
+
 class UpstreamSettings(Protocol):
     @property
     def backend(self) -> BackendSettings: ...
+    @property
+    def services(self) -> ServicesSettings: ...
 
 
-def open_upstream(url: str, settings: UpstreamSettings) -> Upstream:
-    """The upstream that serves the URL's scheme. A URL that cannot be right is a ConfigError."""
-    module = importlib.import_module(f"{__name__}.{scheme_of(url)}")
-    upstream: Upstream = module.open_upstream(url, settings)
+def open_upstream(url: str, settings: UpstreamSettings, name: str = "") -> Upstream:
+    """The upstream that serves the URL's scheme. A URL that cannot be right is a ConfigError.
+
+    `name` is what the profile calls it, for logs and errors.
+    """
+    scheme = scheme_of(url)
+    try:
+        module = importlib.import_module(f"{__name__}.{scheme}")
+    except ModuleNotFoundError as error:
+        if scheme not in EXTRAS:
+            raise
+        cure = f"Install it with: pip install 'tidegate[{EXTRAS[scheme]}]'"
+        raise ConfigError(f"upstreams of the scheme {scheme}: need the package {error.name}", cure) from None
+    upstream: Upstream = module.open_upstream(url, settings, name)
     return upstream
 
 
@@ -119,4 +139,6 @@ def scheme_of(url: str) -> str:
 
 
 # Schemes that are ways to reach an upstream named otherwise.
-SAME_UPSTREAM = {"https": "http"}
+SAME_UPSTREAM = {"https": "http", "grpcs": "grpc", "rediss": "redis"}
+# Upstreams whose libraries are optional.
+EXTRAS = {"grpc": "grpc"}

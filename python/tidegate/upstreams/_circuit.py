@@ -1,10 +1,10 @@
 """When to leave a backend alone: after many failures in a row calls fail at once, until one of them gets through.
 
-closed -> FAILURES_MAX failures in a row -> open for OPEN_S -> one call decides: an answer closes, a failure opens anew.
+closed -> failures_max failures in a row -> open for open_s -> one call decides: an answer closes, a failure opens anew.
 Rule: no I/O and no clock here; whoever was admitted says once how it ended.
 """
 
-# The contract's figures
+# Figures of the gogate contract; those of other backends are beside their upstream
 FAILURES_MAX = 20
 OPEN_S = 5.0
 # The ticket of a call that decides nothing alone; those that do are numbered from 1
@@ -13,8 +13,8 @@ ORDINARY = 0
 
 class Circuit:
     def __init__(self, failures_max: int = FAILURES_MAX, open_s: float = OPEN_S) -> None:
-        self._failures_max = failures_max
-        self._open_s = open_s
+        self.failures_max = failures_max
+        self.open_s = open_s
         self._failures = 0
         self._open_until: float | None = None  # None = closed
         self._probe = ORDINARY  # the ticket of the call that decides now
@@ -48,11 +48,11 @@ class Circuit:
         """True if this opened the circuit, or keeps it open. Late news from before it opened changes nothing."""
         if self._open_until is None:
             self._failures += 1
-            if self._failures < self._failures_max:
+            if self._failures < self.failures_max:
                 return False
         elif ticket == ORDINARY or ticket != self._probe:
             return False
-        self._open_until = now + self._open_s
+        self._open_until = now + self.open_s
         self._probe = ORDINARY
         return True
 

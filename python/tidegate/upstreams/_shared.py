@@ -68,7 +68,7 @@ class Shared:
         answer = task.result()
         if isinstance(answer, UpstreamError):
             # one each: a traceback grows with every raise
-            raise UpstreamError(answer.message, answer.cure)
+            raise UpstreamError(answer.message, answer.cure, answer.outcome)
         return answer
 
     async def _fetch(self, key: Key, method: str, request: HttpRequest) -> HttpAnswer | UpstreamError:

@@ -6,11 +6,10 @@ or compression changes what the profile asked or what the backend said; the log 
 """
 
 import asyncio
-import contextlib
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -19,9 +18,10 @@ from yarl import URL
 import tidegate
 from tidegate.calls import HttpAnswer, HttpRequest
 from tidegate.errors import ConfigError, UpstreamError
-from tidegate.upstreams import UNAVAILABLE, BackendSettings, UpstreamSettings, UpstreamStats
-from tidegate.upstreams._circuit import FAILURES_MAX, OPEN_S, Circuit
-from tidegate.upstreams._meter import CIRCUIT_OPEN, NO_ANSWER, TIMEOUT, TOO_LARGE, Meter
+from tidegate.upstreams import BackendSettings, UpstreamSettings, UpstreamStats
+from tidegate.upstreams._circuit import Circuit
+from tidegate.upstreams._lane import Lane, NoSignError, no_answer
+from tidegate.upstreams._meter import NO_ANSWER, TIMEOUT, TOO_LARGE, Meter
 from tidegate.upstreams._pool import Pool
 from tidegate.upstreams._shared import Shared
 
@@ -31,15 +31,13 @@ log = logging.getLogger("tidegate.upstreams.http")
 ANSWER_BYTES_MAX = 1024 * 1024
 # The kernel repeats a lost SYN after 1 and after 3 s: both may still get through
 CONNECT_S = 4.0
-# After the calls were ended there is nothing to wait for but their callers' turns of the loop
-ENDING_S = 1.0
 
 PATH = re.compile(r"/[!-\"$-~]*")  # printable ASCII, no fragment
 UNSENDABLE = re.compile("[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 URL_CURE = "Set backend.url to something like http://localhost:8000."
 
 
-def open_upstream(url: str, settings: UpstreamSettings) -> "HttpUpstream":
+def open_upstream(url: str, settings: UpstreamSettings, _name: str) -> "HttpUpstream":
     return HttpUpstream(checked_url(url), settings.backend)
 
 
@@ -60,14 +58,6 @@ def checked_url(url: str) -> str:
     return f"{parts.scheme.lower()}://{parts.netloc}{parts.path.rstrip('/')}"
 
 
-class NoAnswerError(UpstreamError):
-    """UpstreamError with the word that it is counted by."""
-
-    def __init__(self, outcome: str, cure: str) -> None:
-        super().__init__(UNAVAILABLE, cure)
-        self.outcome = outcome
-
-
 class HttpUpstream:
     def __init__(self, base: str, settings: BackendSettings, clock: Callable[[], float] = time.monotonic) -> None:
         self._base = base
@@ -75,109 +65,55 @@ class HttpUpstream:
         self._max_requests = settings.max_requests
         self._clock = clock
         self._meter = Meter()
-        self._circuit = Circuit()
         self._shared = Shared(self._ask, self._meter, clock)
         self._slots = asyncio.Semaphore(settings.max_requests)
+        self._lane = Lane(
+            "the backend",
+            base,
+            slots=self._slots,
+            circuit=Circuit(),
+            clock=clock,
+            log=log,
+            bound="backend.max_requests",
+        )
         self._session: aiohttp.ClientSession | None = None
-        self._deadlines: set[asyncio.Timeout] = set()  # one of each call that has begun
-        self._idle = asyncio.Event()
-        self._in_flight = 0
-        self._is_closed = False
 
     async def call(self, method: str, request: HttpRequest) -> HttpAnswer:
         return await self._shared.call(method, request)
 
     def stats(self) -> UpstreamStats:
-        waiting = len(self._deadlines) - self._in_flight
-        return self._meter.stats(self._in_flight, waiting, self._circuit.is_open())
+        return self._meter.stats(self._lane.in_flight, self._lane.waiting, self._lane.is_open())
 
     def is_ready(self) -> bool:
-        return not self._is_closed and self._circuit.lets_through(self._clock())
+        return self._lane.is_ready()
 
     async def close(self, within_s: float) -> None:
-        self._is_closed = True
-        await self._end_calls(within_s)
+        await self._lane.close(within_s)
         await self._shared.close()
         session, self._session = self._session, None
         if session is not None:
             await session.close()
 
-    async def _end_calls(self, within_s: float) -> None:
-        try:
-            async with asyncio.timeout(within_s):
-                await self._until_idle()
-        except TimeoutError:
-            now = asyncio.get_running_loop().time()
-            for deadline in self._deadlines:
-                if not deadline.expired():
-                    deadline.reschedule(now)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(ENDING_S):
-                    await self._until_idle()
-
-    async def _until_idle(self) -> None:
-        self._idle.clear()
-        if self._deadlines:
-            await self._idle.wait()
-
     # --- one call ----------------------------------------------------------------------------------------------------
 
     async def _ask(self, method: str, request: HttpRequest) -> HttpAnswer:
-        began = self._clock()
-        outcome = NO_ANSWER
-        try:
-            answer = await self._answer(request)
-            outcome = str(answer.status)
-            return answer
-        except NoAnswerError as error:
-            outcome = error.outcome
-            raise
-        finally:
-            self._meter.count(method, outcome, self._clock() - began)
+        return await self._meter.timed(method, self._clock, self._answer(request), lambda answer: str(answer.status))
 
     async def _answer(self, request: HttpRequest) -> HttpAnswer:
-        """Waits for a place, sends, and tells the circuit how it went."""
-        if not self._circuit.lets_through(self._clock()):
-            raise self._left_alone()
         target, headers = self._target(request), _headers(request)
-        ticket: int | None = None
-        try:
-            async with asyncio.timeout(self._timeout) as deadline:
-                with self._begun(deadline):
-                    async with self._slots:
-                        ticket = self._admitted()
-                        answer = await self._exchange(request, target, headers)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise self._failed(ticket, error) from None
-        except BaseException:
-            if ticket is not None:
-                self._circuit.abandoned(ticket)
-            raise
-        if self._circuit.answered():
-            log.info("the backend at %s answers again", self._base)
-        if isinstance(answer, NoAnswerError):
-            raise answer
-        return answer
+        return await self._lane.call(lambda: self._exchange(request, target, headers), self._timeout)
 
-    def _admitted(self) -> int:
-        ticket = None if self._is_closed else self._circuit.admit(self._clock())
-        if ticket is None:
-            raise self._left_alone()
-        return ticket
-
-    async def _exchange(self, request: HttpRequest, target: URL, headers: dict[str, str]) -> HttpAnswer | NoAnswerError:
-        """An answer that cannot be used is returned, not raised: the backend is there."""
-        self._in_flight += 1
+    async def _exchange(self, request: HttpRequest, target: URL, headers: dict[str, str]) -> HttpAnswer | UpstreamError:
         try:
             async with self._opened().request(
                 request.verb, target, headers=headers, data=request.body, allow_redirects=False
             ) as response:
                 answer = await _read(response)
-                if isinstance(answer, NoAnswerError):
+                if isinstance(answer, UpstreamError):
                     response.close()  # what is still to come is not worth keeping the connection
                 return answer
-        finally:
-            self._in_flight -= 1
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._no_sign(error) from None
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -197,71 +133,41 @@ class HttpUpstream:
             )
         return self._session
 
-    @contextlib.contextmanager
-    def _begun(self, deadline: asyncio.Timeout) -> Iterator[None]:
-        """So that `close` can end it."""
-        self._deadlines.add(deadline)
-        try:
-            yield
-        finally:
-            self._deadlines.discard(deadline)
-            if not self._deadlines:
-                self._idle.set()
-
-    # --- what went wrong ---------------------------------------------------------------------------------------------
-
-    def _left_alone(self) -> NoAnswerError:
-        if self._is_closed:
-            return NoAnswerError(NO_ANSWER, STOPPING)
-        why = f"{FAILURES_MAX} calls to {self._base} failed in a row; one is tried every {OPEN_S:.0f} s."
-        return NoAnswerError(CIRCUIT_OPEN, why)
-
-    def _failed(self, ticket: int | None, error: Exception) -> NoAnswerError:
-        """Without a ticket it was still waiting, which says nothing that those on their way don't say."""
-        if self._is_closed:
-            return NoAnswerError(NO_ANSWER, STOPPING)
-        was_open = self._circuit.is_open()
-        why = self._reason(ticket, error)
-        if ticket is not None and self._circuit.failed(ticket, self._clock()):
-            level = logging.DEBUG if was_open else logging.WARNING
-            log.log(level, "calls to the backend at %s fail at once for %.0f s: %s", self._base, OPEN_S, why)
-        return NoAnswerError(TIMEOUT if isinstance(error, TimeoutError) else NO_ANSWER, why)
-
-    def _reason(self, ticket: int | None, error: Exception) -> str:
+    def _no_sign(self, error: aiohttp.ClientError | OSError) -> NoSignError:
+        """A time-out that is none of a socket goes on as it is: it is the whole call's."""
         cures = [cure for kind, cure in CURES if isinstance(error, kind)]
         if isinstance(error, TimeoutError) and not cures:
-            waited = " (it waited for a place all the time: backend.max_requests)" if ticket is None else ""
-            return f"{self._base} did not answer within {self._timeout:g} s{waited}; see why it is slow."
-        return f"{self._base}: {cures[0] if cures else f'{type(error).__name__}; look in its log.'}"
+            raise error
+        why = f"{self._base}: {cures[0] if cures else f'{type(error).__name__}; look in its log.'}"
+        return NoSignError(TIMEOUT if isinstance(error, TimeoutError) else NO_ANSWER, why)
 
     def _target(self, request: HttpRequest) -> URL:
         if not PATH.fullmatch(request.path):
-            raise NoAnswerError(NO_ANSWER, "The profile asked for a path that is not percent-encoded.")
+            raise no_answer(NO_ANSWER, "The profile asked for a path that is not percent-encoded.")
         return URL(self._base + request.path, encoded=True)
 
 
 def _headers(request: HttpRequest) -> dict[str, str]:
     """A value may hold what a client sent: one with a line break would be a header of the client's choice."""
     if any(UNSENDABLE.search(value) for value in request.headers.values()):
-        raise NoAnswerError(NO_ANSWER, "A header value holds control characters; was a token accepted that has them?")
+        raise no_answer(NO_ANSWER, "A header value holds control characters; was a token accepted that has them?")
     kind = {} if request.body is None else {"Content-Type": "application/json"}
     return kind | dict(request.headers)
 
 
-async def _read(response: aiohttp.ClientResponse) -> HttpAnswer | NoAnswerError:
+async def _read(response: aiohttp.ClientResponse) -> HttpAnswer | UpstreamError:
     if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-        return NoAnswerError(NO_ANSWER, "The backend compresses what was asked for uncompressed: turn that off in it.")
+        return no_answer(NO_ANSWER, "The backend compresses what was asked for uncompressed: turn that off in it.")
     chunks: list[bytes] = []
     size = 0
     async for chunk in response.content.iter_any():
         size += len(chunk)
         if size > ANSWER_BYTES_MAX:
-            return NoAnswerError(TOO_LARGE, f"An answer of the backend has more than {ANSWER_BYTES_MAX} bytes.")
+            return no_answer(TOO_LARGE, f"An answer of the backend has more than {ANSWER_BYTES_MAX} bytes.")
         chunks.append(chunk)
     return HttpAnswer(response.status, b"".join(chunks))
 
 
-STOPPING = "The gateway is stopping."
 # The first that fits
 CURES: tuple[tuple[type[Exception], str], ...] = (
     (aiohttp.ConnectionTimeoutError, f"no connection within {CONNECT_S:g} s; is it the right address, and reachable?"),

@@ -15,7 +15,7 @@ from tidegate.upstreams._meter import NO_ANSWER, Meter
 from tidegate.upstreams._shared import Shared
 
 
-def open_upstream(_url: str, settings: UpstreamSettings) -> "MemoryUpstream":
+def open_upstream(_url: str, settings: UpstreamSettings, _name: str) -> "MemoryUpstream":
     return MemoryUpstream(Lobby(settings.backend.key.get_secret_value()))
 
 
