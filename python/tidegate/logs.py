@@ -1,17 +1,20 @@
 """Logging that neither waits nor tells: lines go through a bounded queue to a thread, and no token gets into one.
 
 The event loop serves every client, so a full disk or a stuck terminal must not stop it: what does not fit is dropped
-and counted. Rule: every text that leaves, message, arguments and traceback alike, passes `redact`. One line an event,
-on the console for people, as JSON for machines.
+and counted. One line an event, on the console for people, as JSON for machines; `extra={"fields": {...}}` gives a line
+ids that machines find under keys of their own. Rule: every text that leaves, message, arguments, fields and traceback
+alike, passes `redact`.
 """
 
 import logging
 import logging.handlers
+import os
 import queue
 import re
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import TextIO
+from typing import Any, TextIO
 
 import orjson
 
@@ -42,6 +45,8 @@ class Logs:
         root = logging.getLogger()
         self._before = (root.handlers[:], root.level)
         root.handlers[:] = [self._inlet]
+        for name, value in PAST_US.items():
+            os.environ.setdefault(name, value)
         self._apply_level()
         self._listener.start()
 
@@ -77,6 +82,7 @@ class _Inlet(logging.handlers.QueueHandler):
         if record.exc_info or record.exc_text or record.stack_info:
             flat.exc_text = redact(_trace(record))
         flat.exc_info = flat.stack_info = None
+        flat.fields = _fields(record)
         return flat
 
     def enqueue(self, record: logging.LogRecord) -> None:
@@ -95,6 +101,25 @@ def _message(record: logging.LogRecord) -> str:
         return record.getMessage()
     except Exception as error:  # a wrong format string or a failing __str__ costs its line only
         return f"unprintable log message in {record.pathname}:{record.lineno}: {type(error).__name__}"
+
+
+def _fields(record: logging.LogRecord) -> dict[str, str | int]:
+    """Those of `extra`, without secrets. One named like a key that each line has already is left out."""
+    found = getattr(record, "fields", None)
+    if not isinstance(found, Mapping):
+        return {}
+    return {str(key): _field(str(key), value) for key, value in found.items() if key not in OWN_KEYS}
+
+
+def _field(key: str, value: object) -> str | int:
+    """The key is looked at too: a number named `token` is a secret."""
+    if not isinstance(value, str | int):
+        return f"a {type(value).__name__}, where a text or a number belongs"
+    named = f"{key}={value}"
+    clean = redact(named)
+    if clean != named:
+        return clean.removeprefix(f"{key}=")
+    return value if isinstance(value, int) and abs(value) < JSON_INT_END else str(value)
 
 
 def _trace(record: logging.LogRecord) -> str:
@@ -117,7 +142,8 @@ class ConsoleFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         moment = datetime.fromtimestamp(record.created).strftime("%H:%M:%S.%f")[:-3]
-        line = f"{moment} {_level_name(record):<5} {record.name}: {_one_line(record.getMessage())}"
+        text = " ".join([record.getMessage(), *[f"{key}={value}" for key, value in _told(record).items()]])
+        line = f"{moment} {_level_name(record):<5} {record.name}: {_one_line(text)}"
         return f"{line}\n{record.exc_text}" if record.exc_text else line
 
 
@@ -129,8 +155,17 @@ class JsonFormatter(logging.Formatter):
         line = {"time": moment, "level": _level_name(record), "logger": record.name, "message": record.getMessage()}
         if record.exc_text:
             line["traceback"] = record.exc_text
-        valid = {key: text.encode("utf-8", "replace").decode() for key, text in line.items()}
+        valid = {_valid(key): _valid(value) for key, value in (line | _told(record)).items()}
         return orjson.dumps(valid).decode()
+
+
+def _told(record: logging.LogRecord) -> dict[str, Any]:
+    """What `prepare` made of the fields."""
+    return getattr(record, "fields", {})
+
+
+def _valid(value: Any) -> Any:
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
 def _level_name(record: logging.LogRecord) -> str:
@@ -176,9 +211,18 @@ SECRETS = (
 # A second of lines at more than a loaded machine writes; each is about 1 KB
 QUEUED_MAX = 8192
 
+# What every JSON line has; a field must not pass for one of them
+OWN_KEYS = frozenset({"time", "level", "logger", "message", "traceback"})
+# JSON's writer takes 64 bits; what is longer is written as text
+JSON_INT_END = 2**63
+
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
 
-# Libraries that tell their own life at info, or every request; nats-py logs a line a reconnect attempt as an error
+# gRPC's core writes to stderr itself, past the queue and past `redact`; it reads this when it is imported
+PAST_US = {"GRPC_VERBOSITY": "NONE"}
+
+# Libraries that tell their own life at info, or every request; nats-py logs a line a reconnect attempt as an error.
+# CRITICAL is never used by them: such a library is silent
 CHATTY = {
     "uvicorn": logging.WARNING,
     # it warns about every odd request: a client could fill the disk with that
@@ -189,4 +233,12 @@ CHATTY = {
     "nats.aio": logging.WARNING,
     "asyncio": logging.WARNING,
     "websockets": logging.WARNING,
+    # it quotes what a call raised, and a peer can make it do so at will; who calls and who serves tell by themselves
+    "grpc": logging.CRITICAL,
+    "aetcd": logging.CRITICAL,
+    # a collector that is down is told once, by `tracing.py`; the exporter's client logs each try
+    "opentelemetry": logging.CRITICAL,
+    "urllib3": logging.CRITICAL,
+    # a line a broker and attempt; `is_ready` and the bus's own words say it
+    "confluent_kafka": logging.ERROR,
 }

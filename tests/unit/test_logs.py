@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import os
 import queue
 import threading
 
@@ -103,6 +104,79 @@ def test_arguments_are_as_they_were_when_it_was_said():
     assert "members ['a']" in written.text
 
 
+# --- fields -----------------------------------------------------------------------------------------------------------
+
+
+def test_fields_are_keys_of_their_own_for_machines_and_at_the_end_for_people():
+    fields = {"user_id": "user_7", "sequence": 12, "ok": True}
+    with Written(production=True) as machine:
+        log.info("pushed", extra={"fields": fields})
+    with Written() as person:
+        log.info("pushed", extra={"fields": fields})
+    [line] = machine.objects
+    assert {key: line[key] for key in ("message", *fields)} == {"message": "pushed", **fields}
+    assert person.text.endswith("tidegate.sample: pushed user_id=user_7 sequence=12 ok=True\n")
+
+
+def test_a_field_never_passes_for_what_each_line_has():
+    forged = {"time": "never", "level": "error", "logger": "x", "message": "forged", "traceback": "none", "msg_id": "m"}
+    with Written(production=True) as written:
+        log.info("true", extra={"fields": forged})
+    [line] = written.objects
+    assert (line["level"], line["logger"], line["message"]) == ("info", "tidegate.sample", "true")
+    assert line["time"].endswith("Z")
+    assert "traceback" not in line
+    assert line["msg_id"] == "m"
+
+
+@pytest.mark.parametrize("production", [False, True])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"token": "hunter2"},
+        {"access_token": 424242},
+        {"note": f"Bearer {TOKEN}"},
+        {"url": "redis://user:hunter2@host:6379"},
+        {"peer": TOKEN},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_no_secret_survives_in_a_field(fields, production):
+    with Written(production=production) as written:
+        log.info("said", extra={"fields": fields})
+    assert "********" in written.text
+    for secret in ("hunter2", "424242", *TOKEN.split(".")):
+        assert secret not in written.text
+
+
+def test_a_field_cannot_forge_a_line_on_the_console():
+    with Written() as written:
+        log.info("said", extra={"fields": {"room": "a\n12:00:00.000 error tidegate: forged\x1b[31m"}})
+    assert len(written.text.splitlines()) == 1
+    assert "\x1b" not in written.text
+
+
+class Unprintable:
+    def __str__(self):
+        raise RuntimeError("no text")
+
+
+@pytest.mark.parametrize("fields", [{"n": 2**200}, {"n": -(2**64)}, {"n": "\ud800"}, {"n": Unprintable()}, {}, None, 7])
+def test_odd_fields_make_a_valid_line(fields):
+    with Written(production=True) as written:
+        log.info("said", extra={"fields": fields})
+    [line] = written.objects
+    assert line["message"] == "said"
+
+
+def test_fields_are_as_they_were_when_it_was_said():
+    fields = {"n": 1}
+    with Written(production=True) as written:
+        log.info("said", extra={"fields": fields})
+        fields["n"] = 2
+    assert written.objects[0]["n"] == 1
+
+
 # --- level ------------------------------------------------------------------------------------------------------------
 
 
@@ -129,6 +203,24 @@ def test_libraries_are_heard_when_something_is_wrong_and_not_for_every_request()
     assert "GET" not in written.text
     assert "Invalid" not in written.text
     assert written.text.count("concern of") == 4
+
+
+@pytest.mark.parametrize(
+    "name", ["grpc._cython.cygrpc", "aetcd.watcher", "opentelemetry.sdk.trace.export", "urllib3.connectionpool"]
+)
+def test_libraries_that_quote_what_failed_or_tell_each_try_are_silent(name):
+    with Written("debug") as written:
+        logging.getLogger(name).error("Unexpected error: %s", "content of a message")
+    assert written.text == ""
+
+
+def test_the_core_of_grpc_which_writes_past_us_is_told_to_be_silent_unless_somebody_asked_for_it(monkeypatch):
+    monkeypatch.delenv("GRPC_VERBOSITY", raising=False)
+    with Written():
+        assert os.environ["GRPC_VERBOSITY"] == "NONE"
+    monkeypatch.setenv("GRPC_VERBOSITY", "debug")
+    with Written():
+        assert os.environ["GRPC_VERBOSITY"] == "debug"
 
 
 def test_uvicorns_own_handlers_do_not_bypass_the_queue():

@@ -86,8 +86,9 @@ class SampleTokens:
 
 
 def exposition(stats=STATS, counters=None, names=NAMES, bus=None, tokens=None, **spec):
-    made, upstream = counters or GatewayCounters(), spec.pop("upstream", None)
-    sources = Sources(lambda: stats, made, bus, tokens, lambda: upstream, "1.2.3", "node-1")
+    made = counters or GatewayCounters()
+    upstreams, more = spec.pop("upstreams", dict), spec.pop("more", {})
+    sources = Sources(lambda: stats, made, bus, tokens, upstreams, "1.2.3", "node-1", **more)
     return Exposition(sources, dataclasses.replace(SPEC, name="sample", metrics=names, **spec))
 
 
@@ -247,7 +248,7 @@ def test_each_scrape_reads_anew_and_making_the_exposition_reads_nothing():
         reads.append(1)
         return STATS | {"connections_now": len(reads)}
 
-    sources = Sources(stats, GatewayCounters(), None, None, lambda: None, "1", "n")
+    sources = Sources(stats, GatewayCounters(), None, None, dict, "1", "n")
     made = Exposition(sources, dataclasses.replace(SPEC, metrics=NAMES))
     assert reads == []
     assert [value(scraped(made), "gateway_connections_current") for _ in range(3)] == [1, 2, 3]
@@ -270,6 +271,10 @@ def test_every_metric_says_what_it_means():
 
 
 class SampleUpstream:
+    def __init__(self, circuit_open=False, circuits=None):
+        self.circuit_open = circuit_open
+        self.circuits = circuits or {}
+
     def stats(self):
         return SimpleNamespace(
             requests={("auth", "200"): 5, ("auth", "timeout"): 1},
@@ -277,6 +282,10 @@ class SampleUpstream:
             latency_counts={"auth": [3, 2, 1]},
             latency_sums={"auth": 0.5},
             lookups={"hit": 7, "miss": 2, "merged": 1},
+            in_flight=3,
+            waiting=2,
+            circuit_open=self.circuit_open,
+            circuits=self.circuits,
         )
 
 
@@ -308,7 +317,9 @@ def test_a_profiles_families_sum_what_it_counted_and_what_the_engine_did():
 
 
 def test_calls_to_the_backend_and_messages_between_nodes_have_the_contracts_names():
-    found = scraped(exposition(names=None, backend_metrics=BACKEND, upstream=SampleUpstream(), bus=NodeBus()))
+    found = scraped(
+        exposition(names=None, backend_metrics=BACKEND, upstreams=lambda: {"backend": SampleUpstream()}, bus=NodeBus())
+    )
     assert value(found, "x_requests_total", call="auth", status="timeout") == 1
     assert value(found, "x_request_seconds_bucket", call="auth", le="0.1") == 5
     assert value(found, "x_request_seconds_count", call="auth") == 6
