@@ -230,6 +230,11 @@ class Call:
 
 
 @dataclass(slots=True)
+class Now:
+    """Asks for the time, where an answer was long in coming. Answered at once, by seconds since the epoch."""
+
+
+@dataclass(slots=True)
 class Wait:
     """Waits for a `Wake` of that ticket. Answered by what it says, or by None when the time is up."""
 
@@ -287,6 +292,7 @@ Action: TypeAlias = (
     | Log
     | Verify
     | Call
+    | Now
     | Wait
     | Wake
     | Together
@@ -303,8 +309,7 @@ class Profile(Protocol):
     def on_message(self, session: Session, payload: bytes, text: bool) -> Steps: ...
 
     def on_bus(self, message: BusMessage) -> Iterable[Action]:
-        """No action on "the connection that is being served": there is none. As a generator it may wait, as `Steps` do:
-        messages of the same stream and subject are served in order, and acknowledged when all of a batch have ended."""
+        """`Publish`, `PublishRooms`, `Send`, `Count` and `Add` only."""
 
     def on_close(self, session: Session, code: int) -> Steps: ...
 
@@ -378,6 +383,8 @@ class ProfileSpec:
     build: Callable[[Any], Profile]  # Settings -> Profile
     read_environment: Callable[[Mapping[str, str]], FromEnvironment] | None = None  # wins over `env_names`
     dotenv: bool = False  # `.env` in the working directory counts where the environment says nothing
+    # a key of config.yaml that is no setting is the variable SECTION_KEY, which the environment may overrule
+    yaml_variables: bool = False
     # name in a `Call` -> setting key of the upstream's URL, or a URL of no setting; an empty URL is no upstream
     upstreams: Mapping[str, str] = field(default_factory=dict)
     registry: str | None = None  # setting key of the URL of the registry that `Call("registry", ...)` asks
@@ -435,11 +442,27 @@ class HasNodes(Protocol):
 
 
 @runtime_checkable
+class HasUrgent(Protocol):
+    """A profile for which some messages must not wait behind an upstream's answer to the same client."""
+
+    def is_urgent(self, payload: bytes) -> bool:
+        """If so, it is served before what came earlier and still waits. Its steps wait for nothing."""
+
+
+@runtime_checkable
 class HasRequests(Protocol):
     """A profile that backends call, by the services of `ProfileSpec.services`."""
 
     def on_request(self, request: Request) -> Generator[Action, Any, Mapping[str, Any]]:
         """What it returns are the fields of the answer."""
+
+
+@runtime_checkable
+class HasRecords(Protocol):
+    """A profile that must ask before it knows who gets a bus message. Then `on_bus` is not called."""
+
+    def on_record(self, message: BusMessage) -> Steps:
+        """In order for each stream and subject; a batch is acknowledged when the steps of all of it have ended."""
 
 
 @runtime_checkable

@@ -61,10 +61,11 @@ def load(
     file = find_file(config_file, search)
     if spec.dotenv:
         environ = with_dotenv(environ, Path(search[0]) if search else Path())
+    from_file = file_layer(file, variables=spec.yaml_variables)
     layers = [
         command_line_layer(overrides or {}),
-        environment_layer(spec, environ),
-        file_layer(file),
+        environment_layer(spec, environ, from_file.variables),
+        from_file,
         profile_layer(spec),
     ]
     sources = dict.fromkeys(DEFINITIONS, "default")

@@ -22,9 +22,9 @@ from tidegate.profile import ProfileSpec
 def contradictions(settings: Settings, spec: ProfileSpec) -> Iterator[str]:
     for check in (_token_faults, _tls_faults, _limit_faults):
         yield from check(settings)
-    for key in (spec.bus, spec.upstream):
-        # where no URL is the default, no URL is a choice
-        if key is not None and (value_of(settings, key) or default(key)):
+    for key in (spec.bus, spec.registry, *spec.upstreams.values()):
+        # where no URL is the default, no URL is a choice; what is a URL itself is no setting
+        if key is not None and ":" not in key and (value_of(settings, key) or default(key)):
             yield from _url_faults(key, str(value_of(settings, key)))
     yield from _missing(settings, spec)
     jwt = settings.jwt
@@ -37,7 +37,8 @@ def contradictions(settings: Settings, spec: ProfileSpec) -> Iterator[str]:
 
 
 def _missing(settings: Settings, spec: ProfileSpec) -> Iterator[str]:
-    inside = spec.upstream is not None and str(value_of(settings, spec.upstream)).startswith("memory:")
+    upstreams = [str(value_of(settings, key)) for key in spec.upstreams.values() if ":" not in key]
+    inside = bool(upstreams) and all(url.startswith("memory:") for url in upstreams)
     for key, name in () if inside else spec.required.items():
         value = value_of(settings, key)
         if not (value.get_secret_value() if isinstance(value, SecretStr) else value):
@@ -140,9 +141,11 @@ def _limit_faults(settings: Settings) -> Iterator[str]:
 
 def _url_faults(key: str, urls: str) -> Iterator[str]:
     """Only the shape: whether there is a bus of that scheme is for `buses` to say."""
+    scheme = urls.partition("://")[0] if "://" in urls else ""
     for url in urls.split(","):
         try:
-            parts = urlsplit(url.strip())
+            # of several, the first says what the others are
+            parts = urlsplit(url.strip() if "://" in url or not scheme else f"{scheme}://{url.strip()}")
             good = bool(parts.scheme) and (parts.scheme == "memory" or bool(parts.hostname)) and parts.port != 0
         except ValueError:
             good = False
@@ -155,6 +158,11 @@ URL_EXAMPLES = {
     "nats.url": "nats://host:4222 (commas between several)",
     "redis.url": "redis://host:6379/0",
     "backend.url": "http://host:8000",
+    "kafka.url": "kafka://host:9092 (commas between several)",
+    "registry.url": "etcd://host:2379 (commas between several)",
+    "services.auth_url": "grpc://host:9095",
+    "services.im_url": "grpc://host:9094",
+    "services.user_url": "grpc://host:9096",
 }
 
 # What the original uses when no secret is set: whoever reads its source can sign tokens

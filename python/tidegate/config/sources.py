@@ -30,6 +30,9 @@ class Layer:
     lines: dict[str, int] = field(default_factory=dict)  # key -> line in the file
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    variables: dict[str, str] = field(
+        default_factory=dict
+    )  # what a file says that are no settings: SECTION_KEY -> value
 
     def add(self, key: str, value: object, origin: str) -> None:
         self.values[key] = value
@@ -79,12 +82,17 @@ def _unknown(key: str, value: object, origin: str) -> str:
 # --- environment ------------------------------------------------------------------------------------------------------
 
 
-def environment_layer(spec: ProfileSpec, environ: Mapping[str, str]) -> Layer:
-    """Blank means not set, as in the originals and as deployment templates leave it."""
+def environment_layer(
+    spec: ProfileSpec, environ: Mapping[str, str], variables: Mapping[str, str] | None = None
+) -> Layer:
+    """Blank means not set, as in the originals and as deployment templates leave it. `variables` are a file's."""
     layer = Layer()
     names = environment_names(spec)
     if spec.read_environment is not None:
-        found = spec.read_environment(environ)
+        asked = _Asked(dict(variables or {}) | dict(environ))
+        found = spec.read_environment(asked)
+        for name in sorted(set(variables or {}) - asked.names):
+            layer.warnings.append(f"{FILE_NAME}: what would be the variable {name} has no effect here")
         for key, value in found.values.items():
             layer.add(key, value, f"environment {found.names[key]}")
         layer.warnings += found.warnings
@@ -94,6 +102,18 @@ def environment_layer(spec: ProfileSpec, environ: Mapping[str, str]) -> Layer:
             layer.add(key, _production(value) if name == "APP_ENV" else value, f"environment {name}")
     layer.warnings += _strangers(spec.env_prefix, environ, list(names))
     return layer
+
+
+class _Asked(dict[str, str]):
+    """Remembers which variables a profile knows."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        super().__init__(environ)
+        self.names: set[str] = set()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.names.add(name)
+        return super().get(name, default)
 
 
 def with_dotenv(environ: Mapping[str, str], folder: Path) -> dict[str, str]:
@@ -143,12 +163,13 @@ def find_file(config_file: Path | None, search: Sequence[str]) -> Path | None:
     return next((path for folder in search if (path := Path(folder) / FILE_NAME).is_file()), None)
 
 
-def file_layer(path: Path | None) -> Layer:
+def file_layer(path: Path | None, *, variables: bool = False) -> Layer:
+    """With `variables`, a key that is no setting is one of those instead of a problem."""
     layer = Layer()
     if path is not None:
         root = _composed(path)
         if isinstance(root, yaml.MappingNode):
-            _FileReader(path.name, layer).section(root, "", 0)
+            _FileReader(path.name, layer, variables).section(root, "", 0)
         elif root is not None and root.tag != "tag:yaml.org,2002:null":
             raise ConfigError(
                 f"{path} is no mapping", "Write sections and keys, for example `server:` and below it `  port: 8086`."
@@ -186,9 +207,10 @@ def _yaml_fault(error: yaml.YAMLError) -> str:
 class _FileReader:
     """Walks the tree of nodes instead of the finished dictionary, because nodes know their line and keep duplicates."""
 
-    def __init__(self, name: str, layer: Layer) -> None:
+    def __init__(self, name: str, layer: Layer, variables: bool) -> None:
         self._name = name
         self._layer = layer
+        self._variables = variables
         self._constructor = yaml.constructor.SafeConstructor()
 
     def section(self, node: yaml.MappingNode, prefix: str, depth: int) -> None:
@@ -216,8 +238,19 @@ class _FileReader:
         elif any(known.startswith(f"{key}.") for known in DEFINITIONS):
             if value is not None:
                 layer.problems.append(f"{key} ({origin}): it is a section; write its keys indented below it")
+        elif self._variables:
+            layer.variables[key.upper().replace(".", "_")] = _variable(value)
         elif key not in DEFINITIONS:
             layer.problems.append(_unknown(key, value, origin))
+
+
+def _variable(value: object) -> str:
+    """As it would be written in the environment."""
+    if isinstance(value, (list, tuple)):
+        return ",".join(str(item) for item in value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "" if value is None else str(value)
 
 
 # A hundred settings with comments are 20 KB; the bound keeps a mistaken --config from filling the memory

@@ -109,11 +109,10 @@ def _clipped(value: object) -> str:
 
 def nearest(name: str, valid: list[str]) -> str:
     """The valid name that was probably meant, or ''. Also finds a key whose section was left out or is another."""
+    same = [key for key in valid if key.split(".")[-1] == name.rsplit(".", maxsplit=1)[-1]]
     close = difflib.get_close_matches(name[:SHOWN_MAX], valid, n=1)
-    if close:
+    if close and ("." in name or not same):
         return close[0]
-    tail = re.split(r"[.]", name)[-1]
-    same = [key for key in valid if key.split(".")[-1] == tail]
     return " or ".join(same[:3])
 
 

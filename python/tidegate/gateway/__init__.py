@@ -1,20 +1,24 @@
 """Two pumps between the engine, the profile and the bus. The profile decides; this package carries it out.
 
-`clients.py` takes events to the profile, `backends.py` takes bus messages to it; `actions.py` turns what it yields into
-commands, `handover.py` gives them to the engine, `faults.py` counts what goes wrong. Rule: everything here runs on the
-event loop's thread.
+`clients.py` takes events to the profile, `backends.py` bus messages, `steps.py` whatever else begins. `actions.py`
+makes commands of what it yields, `asking.py` waits, `handover.py` has the engine, `faults.py` counts what goes wrong.
+Rule: everything here runs on the event loop's thread.
 """
 
+import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from tidegate.buses import Bus
 from tidegate.counters import GatewayCounters
-from tidegate.gateway.actions import Actions, Verifier
+from tidegate.gateway.actions import Actions, Recorder, Verifier
+from tidegate.gateway.asking import Asking, Upstream
 from tidegate.gateway.backends import Backends
-from tidegate.gateway.clients import Clients, Upstream
-from tidegate.gateway.faults import Faults
+from tidegate.gateway.clients import Clients
+from tidegate.gateway.faults import Faults, ProfileError
 from tidegate.gateway.handover import EngineLike, HandOver
-from tidegate.profile import BusMessage, Profile, ProfileSpec
+from tidegate.gateway.steps import StepRunner
+from tidegate.profile import BusMessage, HasRegistry, HasRequests, Profile, ProfileSpec, Request
 
 __all__ = ["EngineLike", "Gateway", "Upstream", "Verifier"]
 
@@ -30,12 +34,31 @@ class Gateway:
         bus: Bus | None,
         counters: GatewayCounters,
         upstreams: Mapping[str, Upstream] | None = None,
+        tracer: Recorder | None = None,
     ) -> None:
+        self._profile = profile
         faults = self._faults = Faults(counters)
         handover = HandOver(engine, faults)
-        self._actions = Actions(engine.uuid, engine.claim_user, auth, bus, counters=counters, faults=faults)
+        asking = Asking(upstreams or {})
+        self._actions = Actions(
+            engine.uuid,
+            engine.claim_user,
+            auth,
+            bus,
+            counters=counters,
+            faults=faults,
+            wake=asking.wake,
+            tracer=tracer,
+        )
+        self._steps = StepRunner(self._actions, asking, handover)
         self._backends = Backends(
-            engine, profile, self._actions.count, handover=handover, faults=faults, counters=counters
+            engine,
+            profile,
+            actions=self._actions,
+            steps=self._steps,
+            handover=handover,
+            faults=faults,
+            counters=counters,
         )
         self._clients = Clients(
             engine,
@@ -44,7 +67,7 @@ class Gateway:
             actions=self._actions,
             handover=handover,
             faults=faults,
-            upstreams=upstreams or {},
+            asking=asking,
         )
 
     def pump(self) -> None:
@@ -67,6 +90,26 @@ class Gateway:
     def receive(self, data: bytes) -> None:
         """Publishes here what another node broadcast."""
         self._backends.receive(data)
+
+    async def answer(self, request: Request) -> Mapping[str, Any]:
+        """Serves a backend's request. What the profile fails on is counted, and raised without its text."""
+        if not isinstance(self._profile, HasRequests):
+            raise ProfileError("backends call this profile, and it has no on_request")
+        try:
+            fields: Mapping[str, Any] = await self._steps.run(self._profile.on_request(request))
+            return fields
+        except Exception as error:
+            self._faults.profile(error)
+            raise ProfileError("the profile failed on a backend's request") from None
+
+    def taken(self, conn: int) -> None:
+        """The device on this connection is on another node now."""
+        if isinstance(self._profile, HasRegistry):
+            try:
+                self._actions.carry_out(self._profile.on_taken(conn, time.time()))
+            except Exception as error:
+                self._faults.profile(error)
+            self._steps.flush()
 
     async def finish_calls(self, within_s: float) -> None:
         """Refuses upgrades from now on and waits until the calls under way are answered and served."""

@@ -5,7 +5,8 @@ Rule: actions become commands in the order of the decisions; nothing is submitte
 
 import asyncio
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol, TypeAlias
 
 from tidegate._core import ADMIT, CLOSE, HOLD, JOIN, LEAVE, PUBLISH, PUBLISH_ROOMS, REFUSE, SEND, SESSION, USER
@@ -18,6 +19,7 @@ from tidegate.gateway.faults import Faults, ProfileError
 from tidegate.gateway.handover import INTERNAL_ERROR
 from tidegate.gateway.sessions import FreshSessions
 from tidegate.profile import (
+    Action,
     Add,
     Admit,
     Call,
@@ -27,6 +29,9 @@ from tidegate.profile import (
     Identify,
     Join,
     Leave,
+    Log,
+    Now,
+    Observe,
     Publish,
     PublishRooms,
     Refuse,
@@ -34,9 +39,13 @@ from tidegate.profile import (
     Reply,
     Send,
     SetSession,
+    Span,
     ToBus,
+    Together,
     ToNodes,
     Verify,
+    Wait,
+    Wake,
 )
 
 log = logging.getLogger("tidegate.gateway")
@@ -45,7 +54,9 @@ log = logging.getLogger("tidegate.gateway")
 PUBLISHES_MAX = 1024
 # The label that the attchat contract gives to a message that no backend confirmed
 PUBLISH_ERROR = "nats_publish"
-# The answer to `Call`: the steps must wait
+# No connection has this number: the engine's have a shard and a generation in them
+NOBODY: Final = -1
+# The answer to `Call` and its like: the steps must wait
 WAIT: Final = object()
 
 Act: TypeAlias = Callable[[int, Any], Any]
@@ -53,6 +64,12 @@ Act: TypeAlias = Callable[[int, Any], Any]
 
 class Verifier(Protocol):
     def verify(self, token: str) -> Claims | Rejected: ...
+
+
+class Recorder(Protocol):
+    """Who traces."""
+
+    def record(self, span: Span) -> None: ...
 
 
 class Actions:
@@ -65,6 +82,8 @@ class Actions:
         *,
         counters: GatewayCounters,
         faults: Faults,
+        wake: Callable[[int, Any], None],
+        tracer: Recorder | None = None,
     ) -> None:
         self._uuid_of = uuid_of
         self._claim_user = claim_user
@@ -72,35 +91,57 @@ class Actions:
         self._bus = bus
         self._counters = counters
         self._faults = faults
+        self._wake_up = wake
+        self._tracer = tracer
         self._commands: list[Command] = []
         self._unanswered: dict[int, bool] = {}  # upgrades without Admit or Refuse; True = a token was accepted
         self._publishing: set[asyncio.Task[None]] = set()
         self.fresh = FreshSessions()
         self.tells = False  # whether each connection's fate is logged; the pump sets it once a batch
-        self.by_type: dict[type, Act] = {
-            Reply: self._reply,
+        # what steps may do that no client's event began: nothing to "the connection that is being served"
+        self.unbound: dict[type, Act] = {
             Send: self._send,
-            Join: self._join,
-            Leave: self._leave,
+            Join: self._named(self._join),
+            Leave: self._named(self._leave),
+            Close: self._named(self._close),
             Publish: self._publish,
             PublishRooms: self._publish_rooms,
             ToNodes: self._to_nodes,
+            ToBus: self._to_bus,
+            Count: self._count,
+            Add: self._add,
+            Observe: self._observe,
+            Span: self._span,
+            Log: self._log,
+            Wake: self._wake,
+            Now: lambda _conn, _action: time.time(),
+            Call: _wait,
+            Wait: _wait,
+            Together: _wait,
+        }
+        self.by_type: dict[type, Act] = self.unbound | {
+            Reply: self._reply,
+            Join: self._join,
+            Leave: self._leave,
+            Close: self._close,
             Identify: self._identify,
             Admit: self._admit,
             Refuse: self._refuse,
             SetSession: self._set_session,
-            Close: self._close,
-            Count: self._count,
-            Add: self._add,
-            ToBus: self._to_bus,
             Verify: self._verify,
-            Call: lambda _conn, _action: WAIT,
         }
 
     def take(self) -> list[Command]:
         """All commands since the last time."""
         commands, self._commands = self._commands, []
         return commands
+
+    def carry_out(self, actions: Iterable[Action]) -> None:
+        """Of no connection, and none of them waits."""
+        for action in actions:
+            act = self.unbound.get(type(action))
+            if act is None or act(NOBODY, action) is WAIT:
+                raise ProfileError(f"what no client began may not lead to {type(action).__name__}")
 
     def expect_answer(self, conn: int) -> None:
         self._unanswered[conn] = False
@@ -139,23 +180,31 @@ class Actions:
         self._commands.append((REFUSE, conn, action.status, action.body, action.retry_after_s))
 
     def _reply(self, conn: int, action: Reply) -> None:
-        self._commands.append((SEND, conn, action.payload, action.text))
+        self._commands.append((SEND, conn, action.payload, action.text, 0))
 
     def _send(self, _conn: int, action: Send) -> None:
-        self._commands.append((SEND, action.conn, action.payload, True))
+        self._commands.append((SEND, action.conn, action.payload, True, action.ticket))
 
     def _join(self, conn: int, action: Join) -> None:
-        self._commands.append((JOIN, conn, action.room))
+        self._commands.append((JOIN, conn if action.conn is None else action.conn, action.room))
 
     def _leave(self, conn: int, action: Leave) -> None:
-        self._commands.append((LEAVE, conn, action.room))
+        self._commands.append((LEAVE, conn if action.conn is None else action.conn, action.room))
 
     def _set_session(self, conn: int, action: SetSession) -> None:
         self.fresh.set(conn, action.data)
         self._commands.append((SESSION, conn, action.data))
 
     def _close(self, conn: int, action: Close) -> None:
-        self._commands.append((CLOSE, conn, action.code, action.reason))
+        self._commands.append((CLOSE, conn if action.conn is None else action.conn, action.code, action.reason))
+
+    def _named(self, act: Act) -> Act:
+        def checked(conn: int, action: Any) -> None:
+            if action.conn is None:
+                raise ProfileError(f"{type(action).__name__} without a conn, where no connection is being served")
+            act(conn, action)
+
+        return checked
 
     def _publish(self, _conn: int, action: Publish) -> None:
         exclude = action.exclude
@@ -183,6 +232,19 @@ class Actions:
 
     def _add(self, _conn: int, action: Add) -> None:
         self._counters.add(action.family, action.label, action.amount)
+
+    def _observe(self, _conn: int, action: Observe) -> None:
+        self._counters.observe(action.family, action.seconds, action.label)
+
+    def _span(self, _conn: int, action: Span) -> None:
+        if self._tracer is not None:
+            self._tracer.record(action)
+
+    def _log(self, _conn: int, action: Log) -> None:
+        log.debug("%s", action.text, extra={"fields": action.fields})
+
+    def _wake(self, _conn: int, action: Wake) -> None:
+        self._wake_up(action.ticket, action.answer)
 
     def _count(self, _conn: int, action: Count) -> None:
         self.count(action)
@@ -231,3 +293,7 @@ class Actions:
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
+
+
+def _wait(_conn: int, _action: Any) -> Any:
+    return WAIT

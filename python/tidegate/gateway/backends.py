@@ -6,16 +6,31 @@ that the profile fails on is skipped and counted; it never stalls the bus.
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from tidegate._core import PUBLISH, PUBLISH_ROOMS, SEND, Messages, Rule
 from tidegate.buses import Arrived
 from tidegate.counters import GatewayCounters
 from tidegate.engine import Command
 from tidegate.gateway import broadcast
+from tidegate.gateway.actions import Actions
 from tidegate.gateway.faults import Faults, ProfileError
 from tidegate.gateway.handover import EngineLike, HandOver
-from tidegate.profile import Action, Add, BusMessage, Count, HasBusRule, HasNodes, Profile, Publish, PublishRooms, Send
+from tidegate.gateway.records import Records
+from tidegate.gateway.steps import StepRunner
+from tidegate.profile import (
+    Action,
+    Add,
+    BusMessage,
+    Count,
+    HasBusRule,
+    HasNodes,
+    HasRecords,
+    Profile,
+    Publish,
+    PublishRooms,
+    Send,
+)
 
 # The eventfd says when the engine has caught up; looking again by ourselves costs little and survives a lost wake-up
 RELIEF_CHECK_S = 0.1
@@ -28,15 +43,17 @@ class Backends:
         self,
         engine: EngineLike,
         profile: Profile,
-        count: Callable[[Count], None],
         *,
+        actions: Actions,
+        steps: StepRunner,
         handover: HandOver,
         faults: Faults,
         counters: GatewayCounters,
     ) -> None:
         self._engine = engine
         self._profile = profile
-        self._count = count
+        self._actions = actions
+        self._records = Records(profile, steps, faults) if isinstance(profile, HasRecords) else None
         self._handover = handover
         self._faults = faults
         self._counters = counters
@@ -46,28 +63,38 @@ class Backends:
         self._relieved = asyncio.Event()
 
     async def deliver(self, batch: Sequence[BusMessage]) -> None:
-        if self._hand_over(batch):
+        if self._records is not None:
+            await self._serve(self._records, batch)
+        elif self._hand_over(batch):
             await self._relief()
 
+    async def _serve(self, records: Records, batch: Sequence[BusMessage]) -> None:
+        await records.serve(batch)
+        self._count_all(batch)
+        await self._relief()
+
     def offer(self, batch: Sequence[BusMessage]) -> bool:
-        if self._engine.pressed():
+        if self._records is not None or self._engine.pressed():
             return False
         self._hand_over(batch)
         return True
 
     def _hand_over(self, batch: Sequence[BusMessage]) -> bool:
         """Says whether the engine is pressed."""
-        counters = self._counters
-        counters.messages_from_bus += len(batch)
         if self._rule is None or not isinstance(batch, Arrived):
             pressed = self._decide_all(batch)
-            now = time.perf_counter()
-            for message in batch:
-                counters.observe_latency(now - message.received_at)
+            self._count_all(batch)
             return pressed
         pressed = self._publish(batch, batch.messages, self._rule)
-        counters.observe_latency(time.perf_counter() - batch.received_at, len(batch))
+        self._counters.messages_from_bus += len(batch)
+        self._counters.observe_latency(time.perf_counter() - batch.received_at, len(batch))
         return pressed
+
+    def _count_all(self, batch: Sequence[BusMessage]) -> None:
+        self._counters.messages_from_bus += len(batch)
+        now = time.perf_counter()
+        for message in batch:
+            self._counters.observe_latency(now - message.received_at)
 
     def _publish(self, batch: Arrived, messages: Messages, rule: Rule) -> bool:
         """Plain messages by the rule; those between, in their turn, by the profile."""
@@ -99,9 +126,9 @@ class Backends:
         elif type(action) is PublishRooms:
             commands.append((PUBLISH_ROOMS, action.rooms, action.payload, True))
         elif type(action) is Send:
-            commands.append((SEND, action.conn, action.payload, True))
+            commands.append((SEND, action.conn, action.payload, True, action.ticket))
         elif type(action) is Count:
-            self._count(action)
+            self._actions.count(action)
         elif type(action) is Add:
             self._counters.add(action.family, action.label, action.amount)
         else:

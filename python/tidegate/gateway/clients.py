@@ -8,30 +8,35 @@ commands are submitted before anything is awaited, so their order is the order o
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from typing import Any
 from urllib.parse import unquote_plus
 
-from tidegate._core import CLOSED, FAILED, MESSAGE, OVERDUE, UPGRADE
-from tidegate.engine import ClosedEvent, Event, FailedEvent, MessageEvent, OverdueEvent, UpgradeEvent
-from tidegate.gateway.actions import WAIT, Actions
+from tidegate._core import CLOSED, FAILED, MESSAGE, OVERDUE, TOLD, UPGRADE
+from tidegate.engine import ClosedEvent, Event, FailedEvent, MessageEvent, OverdueEvent, ToldEvent, UpgradeEvent
+from tidegate.gateway.actions import Actions
+from tidegate.gateway.asking import Asking, Waits
 from tidegate.gateway.faults import Faults, ProfileError
 from tidegate.gateway.handover import EngineLike, HandOver
+from tidegate.gateway.steps import Ended, advance
 from tidegate.gateway.waiting import Waiting
-from tidegate.profile import Call, Close, HasOverdue, Profile, ProfileSpec, Refuse, Session, Steps, Upgrade
+from tidegate.profile import Close, HasOverdue, HasUrgent, Profile, ProfileSpec, Refuse, Session, Steps, Upgrade
 
 log = logging.getLogger("tidegate.gateway")
 
 # Events a batch: half a millisecond of messages, three of upgrades with a new token each: so long may the bus wait for
 # its turn while a crowd comes back. What a batch costs by itself is spread over enough of them
 BATCH_MAX = 64
-# An upstream has shorter time-outs of its own; this bounds a connection's silence if it forgets them
-CALL_S = 30.0
 # Query fields looked at: the longest contract knows eleven, and 16 KiB of "&" must not cost a millisecond
 QUERY_FIELDS_MAX = 64
 
-# A request to an upstream: method and payload in, its answer out
-Upstream: TypeAlias = Callable[[str, Any], Awaitable[Any]]
+
+# What became of a `Send` with a ticket, by the engine's number
+FATES = ("queued", "full", "gone")
+
+
+def _nothing() -> Steps:
+    yield from ()
 
 
 class Clients:
@@ -44,7 +49,7 @@ class Clients:
         actions: Actions,
         handover: HandOver,
         faults: Faults,
-        upstreams: Mapping[str, Upstream],
+        asking: Asking,
     ) -> None:
         self._engine = engine
         self._header_names = spec.headers
@@ -52,8 +57,9 @@ class Clients:
         self._actions = actions
         self._handover = handover
         self._faults = faults
-        self._upstreams = upstreams
-        self._waiting: dict[int, Waiting] = {}  # connections with a Call on its way
+        self._asking = asking
+        self._waiting: dict[int, Waiting] = {}  # connections whose steps wait
+        self._is_urgent = profile.is_urgent if isinstance(profile, HasUrgent) else None
         self._closing = False
         self._calls: set[asyncio.Task[None]] = set()
         self._now = 0.0
@@ -64,6 +70,7 @@ class Clients:
             CLOSED: self._begin_close,
             FAILED: self._begin_failure,
             OVERDUE: self._begin_overdue,
+            TOLD: self._begin_told,
         }
 
     def pump(self) -> None:
@@ -88,15 +95,15 @@ class Clients:
             self._calls.add(task)
             task.add_done_callback(self._calls.discard)
 
-    def _start(self, event: Event) -> tuple[Steps, Call] | None:
+    def _start(self, event: Event) -> tuple[Steps, Waits] | None:
         conn = event[1]
         try:
             steps = self._begin[event[0]](event)
         except Exception as error:
             self._blame(conn, error)
             return None
-        call = self._run(conn, steps)
-        return None if call is None else (steps, call)
+        waits = self._run(conn, steps)
+        return None if waits is None else (steps, waits)
 
     def _begin_upgrade(self, event: UpgradeEvent) -> Steps:
         _, conn, peer, target, values = event
@@ -132,26 +139,26 @@ class Clients:
             return self._profile.on_overdue(self._session(conn, data))
         raise ProfileError("ws.auth_timeout is set, and the profile has no on_overdue")
 
+    def _begin_told(self, event: ToldEvent) -> Steps:
+        """Of nobody's connection: who sent it waits with that ticket."""
+        self._asking.wake(event[2], FATES[event[3]])
+        return _nothing()
+
     def _session(self, conn: int, data: bytes) -> Session:
         fresh = self._actions.fresh
         return Session(conn, fresh.get(conn, data) if fresh.any else data, self._now, self._engine.uuid)
 
-    def _run(self, conn: int, steps: Steps, answer: Any = None, error: Exception | None = None) -> Call | None:
-        """Carries out steps up to their end, or up to the Call that is returned."""
-        acts = self._actions.by_type
-        send = steps.send
+    def _run(self, conn: int, steps: Steps, answer: Any = None, error: Exception | None = None) -> Waits | None:
+        """Carries out steps up to their end, or up to what they wait for, which is returned."""
         try:
-            action = send(answer) if error is None else steps.throw(error)
-            while True:
-                answer = acts[type(action)](conn, action)
-                if answer is WAIT:
-                    return action  # type: ignore[return-value]  # only Call waits
-                action = send(answer)
-        except StopIteration:
-            if self._actions.owes_answer(conn):
-                self._blame(conn, ProfileError("on_open ended without Admit or Refuse"))
+            reached = advance(self._actions.by_type, conn, steps, answer, error)
         except Exception as failure:
             self._blame(conn, failure)
+            return None
+        if not isinstance(reached, Ended):
+            return reached
+        if self._actions.owes_answer(conn):
+            self._blame(conn, ProfileError("on_open ended without Admit or Refuse"))
         return None
 
     def _blame(self, conn: int, error: Exception) -> None:
@@ -163,22 +170,30 @@ class Clients:
             self._handover.submit(commands)
 
     def _defer(self, waiting: Waiting, event: Event) -> None:
-        if not waiting.add(event):
+        if event[0] == TOLD:
+            self._begin_told(event)
+        elif event[0] == MESSAGE and self._is_urgent is not None and self._is_urgent(event[3]):
+            self._serve_urgent(event)
+        elif not waiting.add(event):
             self._actions.close(event[1], 1008, "too many messages before an answer")
             self._faults.count("flood")
         elif waiting.must_hold():
             self._actions.hold(event[1], True)
 
-    async def _converse(self, conn: int, steps: Steps, call: Call) -> None:
+    def _serve_urgent(self, event: MessageEvent) -> None:
+        if self._start(event) is not None:
+            self._blame(event[1], ProfileError("an urgent message may wait for nothing"))
+
+    async def _converse(self, conn: int, steps: Steps, reached: Waits) -> None:
         """Asks until the steps end, then serves what the connection sent meanwhile, in order."""
         waiting = self._waiting[conn]
-        waits: tuple[Steps, Call] | None = (steps, call)
+        waits: tuple[Steps, Waits] | None = (steps, reached)
         while waits is not None:
-            steps, call = waits
-            answer, error = await self._ask(call)
+            steps, reached = waits
+            answer, error = await self._asking.ask(reached)
             self._now = time.time()
-            next_call = self._run(conn, steps, answer, error)
-            waits = None if next_call is None else (steps, next_call)
+            further = self._run(conn, steps, answer, error)
+            waits = None if further is None else (steps, further)
             while waits is None and waiting.queue:
                 waits = self._start(waiting.take())
             if waiting.may_let_go():
@@ -186,16 +201,6 @@ class Clients:
             if waits is None:
                 del self._waiting[conn]
             self._flush()
-
-    async def _ask(self, call: Call) -> tuple[Any, Exception | None]:
-        upstream = self._upstreams.get(call.upstream)
-        if upstream is None:
-            return None, ProfileError(f"no upstream is named {call.upstream!r}")
-        try:
-            async with asyncio.timeout(CALL_S):
-                return await upstream(call.method, call.payload), None
-        except Exception as error:
-            return None, error
 
     async def finish(self, within_s: float) -> None:
         """Takes on nobody new and waits until calls under way are answered and what waited for them is served."""

@@ -1,0 +1,66 @@
+"""Steps that no client's event began: of a backend's request, or of a bus message that needs a look-up.
+
+Rule: as for clients, commands are submitted before anything is awaited; what such steps do names its connection, for
+none is "being served".
+"""
+
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from tidegate.gateway.actions import NOBODY, WAIT, Act, Actions
+from tidegate.gateway.asking import Asking, Waits
+from tidegate.gateway.handover import HandOver
+from tidegate.profile import Action
+
+Running: TypeAlias = Generator[Action, Any, Any]
+
+
+@dataclass(slots=True)
+class Ended:
+    """What the steps returned."""
+
+    value: Any
+
+
+class StepRunner:
+    def __init__(self, actions: Actions, asking: Asking, handover: HandOver) -> None:
+        self._actions = actions
+        self._asking = asking
+        self._handover = handover
+
+    def begin(self, steps: Running) -> Waits | Ended:
+        return advance(self._actions.unbound, NOBODY, steps)
+
+    async def finish(self, steps: Running, reached: Waits | Ended) -> Any:
+        """To the end, from where `begin` came to. Raises what the profile raises."""
+        while not isinstance(reached, Ended):
+            answer, error = await self._asking.ask(reached)
+            reached = advance(self._actions.unbound, NOBODY, steps, answer, error)
+            self.flush()
+        return reached.value
+
+    async def run(self, steps: Running) -> Any:
+        reached = self.begin(steps)
+        self.flush()
+        return await self.finish(steps, reached)
+
+    def flush(self) -> None:
+        if commands := self._actions.take():
+            self._handover.submit(commands)
+
+
+def advance(
+    acts: Mapping[type, Act], conn: int, steps: Running, answer: Any = None, error: Exception | None = None
+) -> Waits | Ended:
+    """Carries out steps up to what they wait for, or up to their end. Raises what the profile raises."""
+    send = steps.send
+    try:
+        action = send(answer) if error is None else steps.throw(error)
+        while True:
+            answer = acts[type(action)](conn, action)
+            if answer is WAIT:
+                return action  # type: ignore[return-value]  # only what waits is answered so
+            action = send(answer)
+    except StopIteration as end:
+        return Ended(end.value)
