@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import tidegate
 from tidegate._core import Engine
@@ -20,19 +20,20 @@ from tidegate.api.http import Node, counts, http_app, metrics_app
 from tidegate.api.server import abstract_name, bind_abstract, bind_tcp, cannot_listen, serve_http
 from tidegate.api.system import System
 from tidegate.auth import Authenticator
-from tidegate.buses import Bus, open_bus, scheme_of
 from tidegate.config import Loaded, Settings
-from tidegate.config.checks import value_of
-from tidegate.counters import LATENCY_BUCKETS, GatewayCounters
+from tidegate.counters import GatewayCounters
 from tidegate.engine import Options, options_of, read_tls
 from tidegate.errors import OK, BusError, ConfigError, StartError, TidegateError
 from tidegate.gateway import Gateway
 from tidegate.logs import Logs
 from tidegate.metrics import Exposition, Sources
-from tidegate.profile import HasWelcome, ProfileSpec
+from tidegate.outside import Outside
+from tidegate.profile import HasFarewell, HasWelcome, ProfileSpec
 from tidegate.signals import Signals
 from tidegate.supervise import supervise
-from tidegate.upstreams import Upstream, open_upstream
+
+if TYPE_CHECKING:
+    from tidegate.api.grpc import GrpcServer
 
 log = logging.getLogger("tidegate.app")
 
@@ -44,6 +45,8 @@ BUS_STOP_S = 5.0
 CLOSING_SHARE = 0.8
 # When calls to backends took all of the grace time, clients still get a close frame
 CLOSING_S_MIN = 1.0
+# A registry takes our places out in one call a thousand; what does not answer has its own time-outs for the rest
+OUTSIDE_STOP_S = 1.0
 # Nobody tells when the last connection is gone; looking costs microseconds
 DRAINED_CHECK_S = 0.02
 # What clients sent to backends is confirmed in milliseconds, or the bus is down
@@ -125,28 +128,27 @@ class App:
     def __init__(self, settings: Settings, spec: ProfileSpec, *, logs: Logs | None = None) -> None:
         self.settings = settings
         self.spec = spec
-        self.counters = GatewayCounters(
-            latency_bounds=spec.metrics.latency_buckets if spec.metrics else LATENCY_BUCKETS
-        )
+        self.counters = GatewayCounters.of(spec)
         self.profile = spec.build(settings)
         self.auth = Authenticator(settings.jwt)
-        self.bus = _bus(settings, spec)
-        self.upstream: Upstream | None = None
+        self.outside = Outside(settings, spec)
+        self.bus = self.outside.bus
         self._exposition = Exposition(self._sources(), spec)
         self.port = 0
         self.metrics_port = 0
+        self.grpc_port = 0
         self._logs = logs
         self._system = System()
         self._engine: Engine | None = None
+        self._grpc: GrpcServer | None = None
         self._gateway: Gateway | None = None
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._draining = False
 
     async def __aenter__(self) -> Self:
         try:
-            if self.spec.upstream:
-                self.upstream = open_upstream(_value(self.settings, self.spec.upstream), self.settings)
             self._start()
+            await self._start_grpc()
         except BaseException:
             await self.stop()
             raise
@@ -172,14 +174,29 @@ class App:
             auth=self.auth,
             bus=self.bus,
             counters=self.counters,
-            upstreams={"backend": self.upstream.call} if self.upstream else {},
+            upstreams=self.outside.asked(),
+            tracer=self.outside.tracer,
         )
         asyncio.get_running_loop().add_reader(engine.fileno(), gateway.pump)
-        if self.bus is not None:
-            bus = self.bus
+        if (registry := self.outside.registry) is not None:
+            self._supervise("registry", lambda: registry.run(gateway.taken))
+        if (bus := self.bus) is not None:
             self._supervise("bus", lambda: bus.run(gateway.deliver, gateway.receive, gateway.offer))
         where = "the same" if settings.metrics.shared else self.metrics_port or "no port"
         log.info("%s serves on port %d, metrics on %s", spec.name, self.port, where)
+
+    async def _start_grpc(self) -> None:
+        """Where backends call, once there is somebody to answer."""
+        if not self.spec.services or self._gateway is None:
+            return
+        from tidegate.api.grpc import GrpcServer  # noqa: PLC0415 - the library is an extra
+
+        grpc = self.settings.grpc
+        self._grpc = GrpcServer(
+            self.spec.services, self._gateway.answer, self.why_not_ready, host=grpc.host, port=grpc.port
+        )
+        self.grpc_port = await self._grpc.start()
+        log.info("backends call on port %d", self.grpc_port)
 
     def _supervise(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
         task = asyncio.get_running_loop().create_task(supervise(name, run, self.counters.count_error), name=name)
@@ -205,7 +222,10 @@ class App:
             counters=self.counters,
             bus=self.bus,
             tokens=self.auth,
-            upstream=lambda: self.upstream,
+            upstreams=lambda: self.outside.upstreams,
+            registry=lambda: self.outside.registry,
+            tracer=lambda: self.outside.tracer,
+            rpcs=lambda: self._grpc,
             version=tidegate.__version__,
             node_id=self.settings.node_id,
         )
@@ -235,9 +255,7 @@ class App:
     def why_not_ready(self) -> str | None:
         if self._draining:
             return "draining"
-        if self.bus is not None and not self.bus.is_ready():
-            return scheme_of(_value(self.settings, self.spec.bus))
-        return None
+        return self.outside.why_not_ready()
 
     def _health(self) -> Mapping[str, Any]:
         is_ready = self.bus is None or self.bus.is_ready()
@@ -302,7 +320,8 @@ class App:
         bus = asyncio.get_running_loop().create_task(self._end("bus", BUS_STOP_S))
         await asyncio.wait([bus], timeout=BUS_HEAD_START_S)
         left = max(CLOSING_S_MIN, deadline - time.monotonic())
-        self._engine.begin_drain(round(left * CLOSING_SHARE * 1000))
+        farewell = self.profile.farewell(time.time()) if isinstance(self.profile, HasFarewell) else None
+        self._engine.begin_drain(round(left * CLOSING_SHARE * 1000), farewell)
         try:
             async with asyncio.timeout(left):
                 while not self._engine.is_drained():  # noqa: ASYNC110 - the engine can't set an event of ours
@@ -310,22 +329,23 @@ class App:
         except TimeoutError:
             log.warning("the grace time is over with %d connections open", self.stats()["connections_now"])
         await bus
+        if self._grpc is not None:
+            await self._grpc.stop(SETTLE_S)
         await self._gateway.close(SETTLE_S)
 
     async def stop(self) -> None:
         """At once, in whatever state; a second time does nothing."""
         await self._end("bus", BUS_HEAD_START_S)
+        if self._grpc is not None:
+            await self._grpc.stop(0)
         engine, self._engine = self._engine, None
         if engine is not None:
             asyncio.get_running_loop().remove_reader(engine.fileno())
             engine.stop()
         if self._gateway is not None:
             await self._gateway.close(0)
-        if self.bus is not None:
-            await self.bus.close()
-        if self.upstream is not None:
-            await self.upstream.close(BUS_HEAD_START_S)
         await asyncio.gather(*[self._end(name, BUS_STOP_S) for name in list(self._tasks)])
+        await self.outside.close(OUTSIDE_STOP_S)
 
     async def _end(self, name: str, within_s: float) -> None:
         task = self._tasks.pop(name, None)
@@ -344,15 +364,6 @@ def _rebinding(
         await serve_on(waiting.pop() if waiting else bind())
 
     return run_once
-
-
-def _value(settings: Settings, key: str | None) -> str:
-    return str(value_of(settings, key)) if key else ""
-
-
-def _bus(settings: Settings, spec: ProfileSpec) -> Bus | None:
-    url = _value(settings, spec.bus)
-    return open_bus(url, settings, node_id=settings.node_id) if url else None
 
 
 def _engine(options: Options) -> Engine:

@@ -385,8 +385,7 @@ def doctor(*, profile_name: str, config_file: Path | None, assignments: tuple[st
         loaded = _load(spec, config_file, assignments)
     except errors.ConfigError as fault:  # the machine can be looked at all the same
         return report(Settings(), None, load_test=load_test, config_fault=fault)
-    backend = _url(spec.upstream, loaded)
-    return report(loaded.settings, _bus_url(spec, loaded), backend_url=backend, load_test=load_test)
+    return report(loaded.settings, spec, load_test=load_test)
 
 
 # --- bench ------------------------------------------------------------------------------------------------------------

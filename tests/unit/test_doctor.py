@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from tidegate.config import Settings
 from tidegate.doctor import Check, Readings, judge, read_machine
+from tidegate.doctor.probes import Peer, read_peers
+from tidegate.profiles import find
 
 MIB = 1 << 20
 GOOD = Readings(
@@ -21,7 +23,7 @@ GOOD = Readings(
     memory=8 << 30,
     year=2026,
     clock_synchronised=True,
-    bus="nats",
+    peers=(Peer("bus", "nats"),),
 )
 
 
@@ -75,11 +77,11 @@ def test_few_descriptors_mean_many_threads_or_none_at_all(descriptors: int, expe
         ("clock", replace(GOOD, clock_synchronised=None), "ok"),
         ("main port", replace(GOOD, main_port_fault="address already in use"), "fail"),
         ("metrics port", replace(GOOD, metrics_port_fault="permission denied"), "fail"),
-        ("bus", replace(GOOD, bus_fault="nobody listens there"), "fail"),
-        ("bus", replace(GOOD, bus=None), "ok"),
-        ("backend", replace(GOOD, backend="http", backend_fault="nobody answers there"), "fail"),
-        ("backend", replace(GOOD, backend="http"), "ok"),
-        ("backend", GOOD, "ok"),
+        ("bus", replace(GOOD, peers=(Peer("bus", "nats", "nobody listens there"),)), "fail"),
+        ("bus", GOOD, "ok"),
+        ("backend", replace(GOOD, peers=(Peer("backend", "http", "nobody answers there"),)), "fail"),
+        ("im", replace(GOOD, peers=(Peer("im", "grpc", "nobody answers there"),)), "fail"),
+        ("registry", replace(GOOD, peers=(Peer("registry", "etcd"),)), "ok"),
     ],
 )
 def test_what_is_wrong_gets_its_verdict_and_a_cure(name: str, machine: Readings, expected: str) -> None:
@@ -120,44 +122,60 @@ def test_a_weak_secret_is_found_and_not_told(secret: str) -> None:
 
 
 def test_reading_this_machine_never_fails() -> None:
-    machine = read_machine(settings(server={"port": 0}, metrics={"port": 0}), "memory:")
+    machine = read_machine(settings(server={"port": 0}, metrics={"port": 0}))
     assert machine.cores > 0
     assert machine.descriptors > 0
     assert machine.memory is None or machine.memory > MIB
-    assert (machine.main_port_fault, machine.bus, machine.bus_fault) == ("", "memory", "")
+    assert machine.main_port_fault == ""
 
 
 def test_a_port_in_use_is_seen() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         server = {"host": "127.0.0.1", "port": taken.getsockname()[1]}
-        assert "in use" in read_machine(settings(server=server, metrics={"port": 0}), None).main_port_fault
+        assert "in use" in read_machine(settings(server=server, metrics={"port": 0})).main_port_fault
 
 
-@pytest.mark.parametrize("scheme", ["nats", "redis"])
-def test_a_bus_that_is_not_there_is_seen_within_the_time_limit(scheme: str) -> None:
+def nobody(scheme: str, port: int) -> str:
+    return f"{scheme}://127.0.0.1:{port}"
+
+
+@pytest.mark.parametrize(
+    ("profile", "key", "name", "scheme"),
+    [
+        ("attchat-gateway", "nats.url", "bus", "nats"),
+        ("gogate", "redis.url", "bus", "redis"),
+        ("gogate", "backend.url", "backend", "http"),
+        ("im-gateway", "kafka.url", "bus", "kafka"),
+        ("im-gateway", "registry.url", "registry", "etcd"),
+        ("im-gateway", "services.auth_url", "auth", "grpc"),
+        ("im-gateway", "redis.url", "redis", "redis"),
+    ],
+)
+def test_who_is_not_there_is_seen_within_the_time_limit(profile: str, key: str, name: str, scheme: str) -> None:
     with socket.socket() as reserved:  # bound, not listening: nobody answers, and nobody else gets the port
         reserved.bind(("127.0.0.1", 0))
-        url = f"{scheme}://127.0.0.1:{reserved.getsockname()[1]}"
-        machine = read_machine(settings(server={"port": 0}, metrics={"port": 0}), url)
-    assert machine.bus == scheme
-    assert machine.bus_fault
+        section, option = key.split(".")
+        chosen = settings(**{section: {option: nobody(scheme, reserved.getsockname()[1])}})
+        found = {peer.name: peer for peer in read_peers(chosen, find(profile))}
+    assert found[name].scheme == scheme
+    assert found[name].fault
+
+
+def test_what_is_in_the_process_answers() -> None:
+    chosen = settings(nats={"url": "memory:"})
+    assert read_peers(chosen, find("attchat-gateway")) == (Peer("bus", "memory"),)
+    assert Peer("backend", "memory") in read_peers(settings(backend={"url": "memory:"}), find("gogate"))
 
 
 def test_tls_files_that_are_missing_or_no_pem_are_told_apart(tmp_path: Path) -> None:
     ports = {"port": 0}
     missing = settings(server={**ports, "tls_cert": str(tmp_path / "none.pem")}, metrics=ports)
-    assert "no such file" in read_machine(missing, None).tls_fault
+    assert "no such file" in read_machine(missing).tls_fault
     (tmp_path / "junk.pem").write_text("junk")
     junk = settings(server={**ports, "tls_cert": str(tmp_path / "junk.pem")}, metrics=ports)
-    assert "unusable" in read_machine(junk, None).tls_fault
+    assert "unusable" in read_machine(junk).tls_fault
 
 
 def test_metrics_on_the_main_port_need_no_other() -> None:
     busy = replace(GOOD, metrics_port_fault="address already in use")
     assert verdict("metrics port", busy, settings(metrics={"shared": True})).verdict == "ok"
-
-
-@pytest.mark.parametrize(("url", "fault"), [("http://127.0.0.1:9", "nobody answers there"), ("memory:", "")])
-def test_a_backend_is_asked(url: str, fault: str) -> None:
-    machine = read_machine(settings(server={"port": 0}, metrics={"port": 0}), None, url)
-    assert (machine.backend, machine.backend_fault) == (url.partition(":")[0], fault)

@@ -45,7 +45,7 @@ class Asked:
 
 def run(asked: Asked) -> int:
     """The exit code: 0 fine, 1 worse than a goal or lost; what can't run here raises."""
-    limits = check(read_machine(Settings(), None), max(asked.connections, asked.members))
+    limits = check(read_machine(Settings()), max(asked.connections, asked.members))
     refuse_what_fails(limits)
     if asked.json and not asked.json.absolute().parent.is_dir():
         raise ConfigError(f"--json {asked.json} can't be written", "Name a file in a directory that exists.")

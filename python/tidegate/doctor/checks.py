@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from tidegate.config import Settings
-from tidegate.doctor.readings import BUS_TIMEOUT_S, Readings
+from tidegate.doctor.probes import PROBE_S, Peer
+from tidegate.doctor.readings import Readings
 
 Verdict: TypeAlias = Literal["ok", "warn", "fail"]
 
@@ -163,24 +164,20 @@ def check_secret(machine: Readings, settings: Settings) -> Check:
     return Check("token secret", found, needed, "ok")
 
 
-def check_bus(machine: Readings, settings: Settings) -> Check:
-    if machine.bus is None:
-        return Check("bus", "none", "nothing: the profile has no bus, or none is set", "ok")
-    if machine.bus_fault:
-        cure = "start it or correct its URL; a gateway without its bus waits and says not ready"
-        return Check("bus", machine.bus_fault, f"{machine.bus}: an answer in {BUS_TIMEOUT_S:g} s", "fail", cure)
-    return Check("bus", "answers", f"{machine.bus}: an answer in {BUS_TIMEOUT_S:g} s", "ok")
+def check_peer(peer: Peer) -> Check:
+    needed = f"{peer.scheme}: an answer in {PROBE_S:g} s"
+    if not peer.fault:
+        return Check(peer.name, "answers", needed, "ok")
+    cure = CURES.get(peer.name, "start it or correct its URL; what asks it gets an error meanwhile")
+    return Check(peer.name, peer.fault, needed, "fail", cure)
 
 
-def check_backend(machine: Readings, settings: Settings) -> Check:
-    needed = f"{machine.backend}: an answer in {BUS_TIMEOUT_S:g} s"
-    if machine.backend is None:
-        return Check("backend", "none", "nothing: the profile asks none", "ok")
-    if machine.backend_fault:
-        cure = "start it or correct its URL; clients get `backend unavailable` meanwhile"
-        return Check("backend", machine.backend_fault, needed, "fail", cure)
-    return Check("backend", "answers", needed, "ok")
-
+CURES = {
+    "bus": "start it or correct its URL; a gateway without its bus waits and says not ready",
+    "registry": "start it or correct its URL; without it nobody can connect",
+    "backend": "start it or correct its URL; clients get `backend unavailable` meanwhile",
+    "auth": "start it or correct its URL; without it nobody can connect",
+}
 
 CHECKS: Sequence[Callable[[Readings, Settings], Check]] = (
     check_descriptors,
@@ -193,14 +190,12 @@ CHECKS: Sequence[Callable[[Readings, Settings], Check]] = (
     check_metrics_port,
     check_tls,
     check_secret,
-    check_bus,
-    check_backend,
 )
 
 
 def judge(machine: Readings, settings: Settings, *, load_test: bool = False) -> list[Check]:
     checks = [*CHECKS, check_port_range] if load_test else CHECKS
-    return [check(machine, settings) for check in checks]
+    return [check(machine, settings) for check in checks] + [check_peer(peer) for peer in machine.peers]
 
 
 def _at_least(

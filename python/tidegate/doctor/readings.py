@@ -1,6 +1,5 @@
-"""What the machine, the files and the bus say, read once. Rule: a reading never fails; what can't be read is None."""
+"""What the machine and its files say, read once. Rule: a reading never fails; what can't be read is None."""
 
-import asyncio
 import contextlib
 import ctypes
 import os
@@ -12,12 +11,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tidegate.calls import HttpRequest
 from tidegate.config import Settings
-from tidegate.errors import UpstreamError
+from tidegate.doctor.probes import Peer
 
-# A bus on the same continent answers in a tenth of it
-BUS_TIMEOUT_S = 3.0
 # adjtimex(2): the state in which the kernel knows of no synchronisation, and room for `struct timex`
 TIME_ERROR = 5
 TIMEX_BYTES = 256
@@ -44,18 +40,13 @@ class Readings:
     metrics_port_fault: str = ""
     tls_fault: str = ""
     tls_days_left: int | None = None
-    bus: str | None = None  # URL scheme; None = the profile has none
-    bus_fault: str = ""
-    backend: str | None = None  # URL scheme; None = the profile asks none
-    backend_fault: str = ""
+    peers: tuple[Peer, ...] = ()  # what the profile is connected to
 
 
-def read_machine(settings: Settings, bus_url: str | None, backend_url: str | None = None) -> Readings:
+def read_machine(settings: Settings, peers: tuple[Peer, ...] = ()) -> Readings:
     tls_fault, tls_days_left = _read_tls(settings.server.tls_cert, settings.server.tls_key)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     files = _number(SYSCTL / "fs/file-max")
-    bus, bus_fault = _read_bus(bus_url)
-    backend, backend_fault = _read_backend(backend_url, settings)
     return Readings(
         cores=len(os.sched_getaffinity(0)),
         descriptors=hard if hard != resource.RLIM_INFINITY else 1 << 30,
@@ -71,10 +62,7 @@ def read_machine(settings: Settings, bus_url: str | None, backend_url: str | Non
         metrics_port_fault=_read_port(settings.metrics.host, settings.metrics.port),
         tls_fault=tls_fault,
         tls_days_left=tls_days_left,
-        bus=bus,
-        bus_fault=bus_fault,
-        backend=backend,
-        backend_fault=backend_fault,
+        peers=peers,
     )
 
 
@@ -168,80 +156,3 @@ def _read_tls(certificate: str, key: str) -> tuple[str, int | None]:
         return f"unusable: {error.reason or 'not PEM'}".lower().replace("_", " "), None
     except (OSError, ValueError) as error:
         return f"unreadable: {getattr(error, 'strerror', None) or 'not PEM'}".lower(), None
-
-
-def _read_bus(url: str | None) -> tuple[str | None, str]:
-    if url is None:
-        return None, ""
-    from tidegate.buses import scheme_of  # noqa: PLC0415 - imports a client library by name
-
-    scheme = scheme_of(url)
-    probe = {"nats": _probe_nats, "redis": _probe_redis}.get(scheme)
-    return scheme, asyncio.run(probe(url)) if probe else ""
-
-
-def _read_backend(url: str | None, settings: Settings) -> tuple[str | None, str]:
-    """Any answer to a plain GET will do: what it says is the backend's business."""
-    if url is None:
-        return None, ""
-    from tidegate.upstreams import open_upstream, scheme_of  # noqa: PLC0415 - imports a client library by name
-
-    async def probe() -> str:
-        upstream = open_upstream(url, settings)
-        try:
-            async with asyncio.timeout(BUS_TIMEOUT_S):
-                await upstream.call("doctor", HttpRequest("GET", "/"))
-        except TimeoutError:
-            return "no answer in time"
-        except UpstreamError:
-            return "nobody answers there"
-        finally:
-            await upstream.close(0)
-        return ""
-
-    return scheme_of(url), asyncio.run(probe())
-
-
-async def _probe_redis(url: str) -> str:
-    """A real connection, logged in; '' is success. No key is touched."""
-    from tidegate.buses._redis_link import LINK_ERRORS, Link, describe, parse_server  # noqa: PLC0415 - as above
-
-    link = Link(parse_server(url), "tidegate-doctor")
-    try:
-        async with asyncio.timeout(BUS_TIMEOUT_S):
-            await link.open()
-    except LINK_ERRORS as error:
-        return "no answer in time" if isinstance(error, TimeoutError) else f"refused: {describe(error)}"
-    finally:
-        await link.close()
-    return ""
-
-
-async def _probe_nats(url: str) -> str:
-    """A real connection and a question to JetStream; '' is success. No consumer is touched."""
-    import nats  # noqa: PLC0415 - takes a tenth of a second
-    import nats.errors  # noqa: PLC0415
-
-    async def silence(_: Exception) -> None:
-        """The library would print it; the table says it."""
-
-    try:
-        async with asyncio.timeout(BUS_TIMEOUT_S):
-            client = await nats.connect(
-                [server.strip() for server in url.split(",")],
-                allow_reconnect=False,
-                connect_timeout=BUS_TIMEOUT_S,
-                max_reconnect_attempts=1,
-                error_cb=silence,
-            )
-            try:
-                await client.jetstream(timeout=BUS_TIMEOUT_S).account_info()
-            finally:
-                await client.close()
-    except TimeoutError:
-        return "no answer in time"
-    except nats.errors.NoServersError:
-        return "nobody listens there"
-    except (nats.errors.Error, OSError, ValueError) as error:
-        return f"refused: {type(error).__name__.removesuffix('Error')}"
-    return ""

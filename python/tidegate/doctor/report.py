@@ -7,24 +7,27 @@ from rich.table import Table
 
 from tidegate.config import Settings
 from tidegate.doctor.checks import Check, Verdict, judge
+from tidegate.doctor.probes import read_peers
 from tidegate.doctor.readings import read_machine
 from tidegate.errors import FAILED, OK, ConfigError
+from tidegate.profile import ProfileSpec
 
 STYLES: dict[Verdict, str] = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 # What the defaults say nothing about
-UNKNOWN_BY_DEFAULTS = {"TLS", "token secret", "bus", "backend"}
+UNKNOWN_BY_DEFAULTS = {"TLS", "token secret"}
 
 
 def report(
     settings: Settings,
-    bus_url: str | None,
+    spec: ProfileSpec | None,
     *,
-    backend_url: str | None = None,
     load_test: bool = False,
     config_fault: ConfigError | None = None,
 ) -> int:
-    """Prints every check; 1 if any fails. With a fault in the configuration, `settings` are the defaults."""
-    checks = judge(read_machine(settings, bus_url, backend_url), settings, load_test=load_test)
+    """Prints every check; 1 if any fails. With a fault in the configuration, `settings` are the defaults, and without
+    a `spec` nobody is asked anything."""
+    peers = read_peers(settings, spec) if spec is not None else ()
+    checks = judge(read_machine(settings, peers), settings, load_test=load_test)
     if config_fault is not None:
         fault = Check("configuration", "wrong; the defaults are checked", "right", "fail", str(config_fault))
         checks = [fault, *(check for check in checks if check.name not in UNKNOWN_BY_DEFAULTS)]
