@@ -40,6 +40,7 @@ class RpcRequest:
     fields: Mapping[str, Any] = field(default_factory=dict)  # of the request message; a nested message is a mapping
     address: str = ""  # host:port, for the upstream `grpc:`, which serves many; "" = the upstream's own
     timeout_s: float = 0.0  # for all tries together; 0 = the upstream's
+    try_s: float = 0.0  # for each of them at most; 0 = all that is left, or a share of it for one that insists
     retries: int = 0  # repeats it so often, on UNAVAILABLE ...
     # ... and with `insists` on DEADLINE_EXCEEDED and RESOURCE_EXHAUSTED too: only for what may arrive twice
     insists: bool = False

@@ -6,6 +6,7 @@ budget is: memory is for those who were busy a moment ago. Rule: pure; the time 
 
 # A look at every key costs a microsecond for ten of them; so seldom, it does not show
 FORGET_EVERY_S = 10.0
+WINDOW_S = 1.0
 # Times since the epoch have steps of a quarter of a microsecond, and each sum may be off by one
 ROUNDING_S = 1e-5
 
@@ -37,3 +38,31 @@ class Rates:
 
     def __len__(self) -> int:
         return len(self._full_at)
+
+
+class Windows:
+    """At most `most` for each key within a second that begins with the key's first, as im-gateway's contract counts."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._began: dict[str, float] = {}
+        self._taken: dict[str, int] = {}
+        self._forget_at = 0.0
+
+    def take(self, key: str, now: float) -> bool:
+        """Whether it may happen once more. 0 = no limit."""
+        if not self._most:
+            return True
+        if now >= self._forget_at:
+            self._forget(now)
+        began = self._began.get(key)
+        # a clock that was set back must not keep anybody waiting
+        if began is None or not began <= now < began + WINDOW_S:
+            self._began[key], self._taken[key] = now, 0
+        self._taken[key] += 1
+        return self._taken[key] <= self._most
+
+    def _forget(self, now: float) -> None:
+        self._forget_at = now + FORGET_EVERY_S
+        self._began = {key: began for key, began in self._began.items() if began + WINDOW_S > now}
+        self._taken = {key: self._taken[key] for key in self._began}

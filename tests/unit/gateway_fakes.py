@@ -4,14 +4,32 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
-from tidegate._core import CLOSED, MESSAGE, UPGRADE, Messages, Rule
+from tidegate._core import CLOSED, MESSAGE, SEND, UPGRADE, Messages, Rule
 from tidegate.counters import GatewayCounters
 from tidegate.engine import Command, Event
 from tidegate.errors import BusError
 from tidegate.gateway import Gateway
-from tidegate.profile import Action, Admit, BusMessage, BusRule, Claims, ProfileSpec, Rejected, Session, Steps, Upgrade
+from tidegate.profile import (
+    Action,
+    Admit,
+    BusMessage,
+    BusRule,
+    Claims,
+    ProfileSpec,
+    Rejected,
+    Request,
+    Session,
+    Span,
+    Steps,
+    Upgrade,
+)
 
 GOOD_TOKEN = "good"
+
+
+def sent(conn: int, payload: bytes, *, text: bool = True, ticket: int = 0) -> Command:
+    """A message to a connection, as the engine is told of it."""
+    return (SEND, conn, payload, text, ticket)
 
 
 class FakeEngine:
@@ -87,6 +105,25 @@ class FakeAuth:
         return Claims({"user_id": "7"}) if token == GOOD_TOKEN else Rejected("bad signature")
 
 
+class Backend:
+    """An upstream whose calls wait until the test answers them, by what was asked."""
+
+    def __init__(self) -> None:
+        self.calls: dict[object, asyncio.Future[Any]] = {}
+
+    async def __call__(self, _method: str, payload: Any) -> Any:
+        self.calls[payload] = asyncio.get_running_loop().create_future()
+        return await self.calls[payload]
+
+
+class FakeTracer:
+    def __init__(self) -> None:
+        self.spans: list[Span] = []
+
+    def record(self, span: Span) -> None:
+        self.spans.append(span)
+
+
 class FakeProfile:
     """Each test replaces the methods that it is about."""
 
@@ -131,10 +168,15 @@ class Bench:
         bus_rule: Callable[[], BusRule] | None = None,
         on_overdue: Callable[[Session], Any] | None = None,
         on_node: Callable[[bytes, float], Any] | None = None,
+        on_request: Callable[[Request], Any] | None = None,
+        on_record: Callable[[BusMessage], Any] | None = None,
+        on_taken: Callable[[int, float], Any] | None = None,
+        is_urgent: Callable[[bytes], bool] | None = None,
         engine: FakeEngine | None = None,
         upstreams: dict[str, Callable[[str, Any], Awaitable[Any]]] | None = None,
     ) -> None:
         self.engine, self.bus, self.counters = engine or FakeEngine(), FakeBus(), GatewayCounters()
+        self.tracer = FakeTracer()
         profile = FakeProfile()
         replaced = {
             "on_open": on_open,
@@ -144,6 +186,10 @@ class Bench:
             "bus_rule": bus_rule,
             "on_overdue": on_overdue,
             "on_node": on_node,
+            "on_request": on_request,
+            "on_record": on_record,
+            "on_taken": on_taken,
+            "is_urgent": is_urgent,
         }
         for name, method in replaced.items():
             if method is not None:
@@ -156,6 +202,7 @@ class Bench:
             bus=self.bus,
             counters=self.counters,
             upstreams=upstreams,
+            tracer=self.tracer,
         )
 
     def serve(self, *events: Event) -> list[Command]:
@@ -173,8 +220,8 @@ class Bench:
         return self.serve((CLOSED, 1, b"session", code))
 
 
-def bus_message(data: bytes = b"{}", received_at: float = 0.0) -> BusMessage:
-    return BusMessage("CHAT", "chat.events", data, 1, received_at)
+def bus_message(data: bytes = b"{}", received_at: float = 0.0, subject: str = "chat.events") -> BusMessage:
+    return BusMessage("CHAT", subject, data, 1, received_at)
 
 
 def answering(*actions: Action) -> Any:

@@ -12,7 +12,6 @@ from tidegate._core import (
     MESSAGE,
     PUBLISH,
     REFUSE,
-    SEND,
     SESSION,
     UPGRADE,
 )
@@ -41,7 +40,7 @@ from tidegate.profile import (
     Verify,
 )
 
-from tests.unit.gateway_fakes import GOOD_TOKEN, Bench, answering
+from tests.unit.gateway_fakes import GOOD_TOKEN, Bench, answering, sent
 
 INTERNAL_ERROR = (REFUSE, 1, 500, b'{"error":"internal"}', None)
 CLOSE_1011 = (CLOSE, 1, 1011, "internal error")
@@ -53,9 +52,9 @@ CLOSE_1011 = (CLOSE, 1, 1011, "internal error")
 @pytest.mark.parametrize(
     ("action", "command"),
     [
-        (Reply(b"hi"), (SEND, 1, b"hi", True)),
-        (Reply(b"\xff", text=False), (SEND, 1, b"\xff", False)),
-        (Send(9, b"hi"), (SEND, 9, b"hi", True)),
+        (Reply(b"hi"), sent(1, b"hi")),
+        (Reply(b"\xff", text=False), sent(1, b"\xff", text=False)),
+        (Send(9, b"hi"), sent(9, b"hi")),
         (Join("chat:1"), (JOIN, 1, "chat:1")),
         (Leave("chat:1"), (LEAVE, 1, "chat:1")),
         (SetSession(b"new"), (SESSION, 1, b"new")),
@@ -175,7 +174,7 @@ def test_an_exception_costs_its_connection_only(caplog: pytest.LogCaptureFixture
         commands = bench.serve(
             (MESSAGE, 2, b"", b"first", True), (MESSAGE, 1, b"", b"s3cret", True), (MESSAGE, 3, b"", b"last", True)
         )
-    assert commands == [(SEND, 2, b"first", True), CLOSE_1011, (SEND, 3, b"last", True)]
+    assert commands == [sent(2, b"first"), CLOSE_1011, sent(3, b"last")]
     assert bench.counters.profile_errors == 1
     assert "on_message" in caplog.text
     assert "s3cret" not in caplog.text
@@ -199,7 +198,7 @@ def test_a_malformed_command_costs_its_connection_only() -> None:
 
     bench = Bench(on_message=on_message)
     commands = bench.serve((MESSAGE, 2, b"", b"a", True), (MESSAGE, 1, b"", b"b", True), (MESSAGE, 3, b"", b"c", True))
-    assert commands == [(SEND, 2, b"a", True), CLOSE_1011, (SEND, 3, b"c", True)]
+    assert commands == [sent(2, b"a"), CLOSE_1011, sent(3, b"c")]
 
 
 def test_a_malformed_admit_is_refused() -> None:
@@ -247,7 +246,7 @@ def test_closing_is_told_with_code_and_session() -> None:
 def test_a_client_that_broke_a_rule_is_closed_after_its_messages() -> None:
     bench = Bench(on_message=answering(Reply(b"answer")))
     commands = bench.serve((MESSAGE, 1, b"session", b"hi", True), (FAILED, 1, 1002, "unknown opcode"))
-    assert commands == [(SEND, 1, b"answer", True), (CLOSE, 1, 1002, "unknown opcode")]
+    assert commands == [sent(1, b"answer"), (CLOSE, 1, 1002, "unknown opcode")]
 
 
 def test_counts_become_labels_of_the_error_metric() -> None:
@@ -306,7 +305,7 @@ def test_a_bug_of_ours_in_the_pump_is_told_and_the_next_batch_is_served(
         patched.setattr(bench.engine, "drain", broken)
         bench.gateway.pump()
     assert "RuntimeError" in caplog.text
-    assert bench.message(b"x") == [(SEND, 1, b"next", True)]
+    assert bench.message(b"x") == [sent(1, b"next")]
 
 
 def test_a_connection_is_one_line_each_at_debug_and_none_above(caplog: pytest.LogCaptureFixture) -> None:

@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 import pytest
-from tidegate._core import PUBLISH, SEND, Intake, Messages, Rule
+from tidegate._core import PUBLISH, Intake, Messages, Rule
 from tidegate.buses import Arrived
 from tidegate.gateway import broadcast
 from tidegate.profile import (
@@ -17,7 +17,7 @@ from tidegate.profile import (
     Send,
 )
 
-from tests.unit.gateway_fakes import Bench, FakeEngine, answering, bus_message, settled
+from tests.unit.gateway_fakes import Bench, FakeEngine, answering, bus_message, sent, settled
 
 # --- from the bus -----------------------------------------------------------------------------------------------------
 
@@ -31,9 +31,9 @@ async def test_a_batch_from_the_bus_is_one_submission_and_observed() -> None:
     await bench.gateway.deliver([bus_message(b"1", now), bus_message(b"2", now - 3600)])
     assert bench.engine.taken() == [
         (PUBLISH, "room", b"1", True, "uuid-1"),
-        (SEND, 4, b"x", True),
+        sent(4, b"x"),
         (PUBLISH, "room", b"2", True, "uuid-1"),
-        (SEND, 4, b"x", True),
+        sent(4, b"x"),
     ]
     assert bench.engine.batches == 1
     assert bench.counters.messages_from_bus == 2

@@ -7,7 +7,7 @@ from tidegate.engine import Event
 from tidegate.gateway.waiting import BYTES_MAX, HOLD_AT
 from tidegate.profile import Add, Admit, Call, Close, Identify, PublishRooms, Reply, Session, Steps, ToNodes, Upgrade
 
-from tests.unit.gateway_fakes import Bench, answering, settled
+from tests.unit.gateway_fakes import Bench, answering, sent, settled
 
 CLOSE_1011 = (CLOSE, 1, 1011, "internal error")
 
@@ -28,12 +28,12 @@ async def test_messages_behind_a_call_wait_in_order_and_others_do_not() -> None:
 
     bench = Bench(on_message=calling, upstreams={"backend": backend})
     events: list[Event] = [(MESSAGE, 1, b"", payload, True) for payload in (b"call", b"second", b"third")]
-    assert bench.serve(*events, (MESSAGE, 2, b"", b"other", True)) == [(SEND, 2, b"other", True)]
+    assert bench.serve(*events, (MESSAGE, 2, b"", b"other", True)) == [sent(2, b"other")]
     assert bench.message(b"fourth") == []
     answer.set_result(b"first")
     await settled()
     assert [command[2] for command in bench.engine.taken()] == [b"first", b"second", b"third", b"fourth"]
-    assert bench.message(b"fifth") == [(SEND, 1, b"fifth", True)]
+    assert bench.message(b"fifth") == [sent(1, b"fifth")]
 
 
 async def test_a_call_behind_a_call_keeps_the_order_too() -> None:
@@ -95,7 +95,7 @@ async def test_a_drain_waits_for_calls_and_takes_on_nobody_new() -> None:
     assert [command[:3] for command in commands] == [(REFUSE, 2, 503)]
     answer.set_result(b"first")
     await finishing
-    assert (SEND, 1, b"first", True) in bench.engine.taken()
+    assert sent(1, b"first") in bench.engine.taken()
 
 
 async def test_an_upstream_that_fails_is_told_to_the_steps() -> None:
@@ -111,7 +111,7 @@ async def test_an_upstream_that_fails_is_told_to_the_steps() -> None:
     bench = Bench(on_message=on_message, upstreams={"backend": backend})
     assert bench.message(b"x") == []
     await settled()
-    assert bench.engine.taken() == [(SEND, 1, b"sorry", True)]
+    assert bench.engine.taken() == [sent(1, b"sorry")]
 
 
 async def test_an_upstream_that_nobody_knows_closes_1011() -> None:
@@ -157,8 +157,8 @@ def logging_in(_session: Session, payload: bytes, _text: bool) -> Steps:
 def test_a_user_is_claimed_before_the_engine_is_told() -> None:
     bench = Bench(on_message=logging_in)
     bench.engine.full.add("bob")
-    assert bench.message(b"ann") == [(USER, 1, "ann"), (SEND, 1, b"welcome", True)]
-    assert bench.message(b"bob") == [(SEND, 1, b"no", True)]
+    assert bench.message(b"ann") == [(USER, 1, "ann"), sent(1, b"welcome")]
+    assert bench.message(b"bob") == [sent(1, b"no")]
     assert bench.engine.claimed == ["ann"]
 
 

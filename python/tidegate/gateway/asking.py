@@ -1,12 +1,13 @@
 """What a profile's steps wait for: calls to upstreams, time, and each other. All of it ends, in an answer or an error.
 
-Rule: a `Wait` is entered in the turn of the loop in which its steps yield it, so that no `Wake` can come too soon.
+Rule: a `Wake` takes effect a turn of the loop later, so that every `Wait` that was yielded before is entered by then.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeAlias
 
+from tidegate.errors import UpstreamError
 from tidegate.gateway.faults import ProfileError
 from tidegate.profile import Call, Together, Wait
 
@@ -31,6 +32,10 @@ class Asking:
             return None, error
 
     def wake(self, ticket: int, answer: Any) -> None:
+        """When what is ready now has had its turn: whose steps have yielded a `Wait` already may not have begun it."""
+        asyncio.get_running_loop().call_soon(self._wake, ticket, answer)
+
+    def _wake(self, ticket: int, answer: Any) -> None:
         for future in self._tickets.pop(ticket, ()):
             if not future.done():
                 future.set_result(answer)
@@ -48,8 +53,13 @@ class Asking:
         upstream = self._upstreams.get(call.upstream)
         if upstream is None:
             raise ProfileError(f"no upstream is named {call.upstream!r}")
-        async with asyncio.timeout(CALL_S):
-            return await upstream(call.method, call.payload)
+        try:
+            async with asyncio.timeout(CALL_S):
+                return await upstream(call.method, call.payload)
+        except TimeoutError:
+            raise UpstreamError(
+                f"no answer of the upstream {call.upstream}", "See why it is slow.", "timeout"
+            ) from None
 
     def _expect(self, ticket: int) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()

@@ -40,8 +40,8 @@ class Records:
         if before is not None:
             queues[key] = asyncio.get_running_loop().create_task(self._after(before, message))
             return
-        steps = self._profile.on_record(message)
         try:
+            steps = self._profile.on_record(message)
             reached = self._steps.begin(steps)
         except Exception as error:
             self._faults.profile(error)
@@ -51,8 +51,11 @@ class Records:
 
     async def _after(self, before: asyncio.Task[None], message: BusMessage) -> None:
         await before
+        await self._guarded(self._run(message))
+
+    async def _run(self, message: BusMessage) -> None:
         steps: Running = self._profile.on_record(message)
-        await self._guarded(self._steps.run(steps))
+        await self._steps.run(steps)
 
     async def _guarded(self, running: Coroutine[Any, Any, Any]) -> None:
         try:

@@ -34,15 +34,22 @@ class StepRunner:
 
     async def finish(self, steps: Running, reached: Waits | Ended) -> Any:
         """To the end, from where `begin` came to. Raises what the profile raises."""
-        while not isinstance(reached, Ended):
-            answer, error = await self._asking.ask(reached)
-            reached = advance(self._actions.unbound, NOBODY, steps, answer, error)
+        try:
+            while not isinstance(reached, Ended):
+                answer, error = await self._asking.ask(reached)
+                reached = advance(self._actions.unbound, NOBODY, steps, answer, error)
+                self.flush()
+            return reached.value
+        finally:
+            # of a caller who gave up: they end where they wait, now and not when memory is collected
+            steps.close()
             self.flush()
-        return reached.value
 
     async def run(self, steps: Running) -> Any:
-        reached = self.begin(steps)
-        self.flush()
+        try:
+            reached = self.begin(steps)
+        finally:
+            self.flush()
         return await self.finish(steps, reached)
 
     def flush(self) -> None:

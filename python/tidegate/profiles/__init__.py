@@ -6,7 +6,7 @@ What would make a file too long to read lies beside it in `_NAME_*.py`, as pure 
 import importlib
 import pkgutil
 
-from tidegate.errors import unknown_name
+from tidegate.errors import ConfigError, unknown_name
 from tidegate.profile import ProfileSpec
 
 DEFAULT = "attchat-gateway"
@@ -22,5 +22,15 @@ def find(name: str) -> ProfileSpec:
     """A name that is not there is a ConfigError that says the nearest one and the list."""
     if name not in names():
         raise unknown_name("profile", name, names())
-    spec: ProfileSpec = importlib.import_module(f"{__name__}.{name.replace('-', '_')}").PROFILE
+    try:
+        spec: ProfileSpec = importlib.import_module(f"{__name__}.{name.replace('-', '_')}").PROFILE
+    except ModuleNotFoundError as error:
+        if name not in EXTRAS:
+            raise
+        cure = f"Install it with: pip install 'tidegate[{EXTRAS[name]}]'"
+        raise ConfigError(f"the profile {name} needs the package {error.name}", cure) from None
     return spec
+
+
+# Profiles whose libraries are optional.
+EXTRAS = {"im-gateway": "im"}

@@ -125,9 +125,10 @@ class GrpcUpstream:
         failed: UpstreamError | None = None
         while True:
             left = max(until - now(), 0.0)
+            # for those that insist, a try that hangs must leave something
+            most = request.try_s or (left / (1 + others) if request.insists else left)
             try:
-                # for those that insist, a try that hangs must leave something
-                return await target.call(rpc, message, metadata, left / (1 + others) if request.insists else left)
+                return await target.call(rpc, message, metadata, min(left, most))
             except UpstreamError as error:
                 if failed is not None and error.outcome == CIRCUIT_OPEN:
                     # these tries opened it: what is the matter is why
