@@ -41,20 +41,35 @@ class Case:
     failures_max: int
 
 
-KINDS = ("memory", "http", "grpc", "redis")
 # those with somebody behind them who can die
-SERVED = KINDS[1:]
+SERVED = ("http", "grpc", "redis")
+# what is inside the process answers requests of each kind
+KINDS = ("memory", "memory-grpc", "memory-redis", *SERVED)
 
 
 def case_of(kind: str, request: pytest.FixtureRequest) -> Iterator[Case]:
-    yield {"memory": memory, "http": http, "grpc": grpc, "redis": redis}[kind](request)
+    made = {"memory": memory, "memory-grpc": memory_grpc, "memory-redis": memory_redis}
+    yield (made | {"http": http, "grpc": grpc, "redis": redis})[kind](request)
 
 
 def memory(_: pytest.FixtureRequest) -> Case:
-    def make(clock: Clock, _: float) -> Upstream:
-        return MemoryUpstream(Lobby(RestBackend.KEY), clock)
+    return Case("memory", "memory:", "", "200", made_inside, auth, None, 0, 0)
 
-    return Case("memory", "memory:", "", "200", make, auth, None, 0, 0)
+
+def memory_grpc(_: pytest.FixtureRequest) -> Case:
+    return Case("memory", "memory:contract", "", "ok", made_inside, validate, None, 0, 0)
+
+
+def memory_redis(_: pytest.FixtureRequest) -> Case:
+    return Case("memory", "memory:contract", "", "ok", made_inside, kept, None, 0, 0)
+
+
+def made_inside(clock: Clock, _: float) -> Upstream:
+    return MemoryUpstream(Lobby(RestBackend.KEY), "contract", clock)
+
+
+def kept(text: str) -> RedisRequest:
+    return RedisRequest([("SADD", f"key {text}", text), ("SISMEMBER", f"key {text}", text), ("DEL", f"key {text}")])
 
 
 def http(request: pytest.FixtureRequest) -> Case:

@@ -200,9 +200,7 @@ def _print_config(loaded: "Loaded") -> None:
 
 
 @main.command()
-@click.option(
-    "--profile", "profile_name", default=DEFAULT, show_default=True, help="Which gateway to show: this one or gogate."
-)
+@click.option("--profile", "profile_name", default=DEFAULT, show_default=True, help="This one, gogate or im-gateway.")
 @click.option("--once", is_flag=True, help="Send a burst, check that every message arrived in order, print one line.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Default: the profile's if it is free, else any.")
 @click.option("--messages", type=click.IntRange(1, 1_000_000), default=2_000, show_default=True, help="For --once.")

@@ -1,5 +1,6 @@
 """The demo: its tally finds every kind of fault, and the whole thing runs, checks itself and ends well."""
 
+import asyncio
 import os
 import re
 import signal
@@ -16,10 +17,12 @@ import orjson
 import pytest
 from tidegate.config.settings import Jwt
 from tidegate.demo.crowd import LINES, Crowd, publish_steadily
-from tidegate.demo.dialects import DIALECTS, Attchat, Dialect, Gogate
+from tidegate.demo.dialects import DIALECTS, Attchat, Dialect, Gogate, ImGateway
 from tidegate.demo.tally import LATENCIES_MAX, Latencies, Tally
 from tidegate.demo.view import Invitation, Rates, line
+from websockets.asyncio.client import ClientConnection, connect
 
+from tests.im_backends import Pusher
 from tests.servers import free_port
 
 MEMBERS = Attchat().members
@@ -121,6 +124,8 @@ def test_a_dialect_hears_what_it_says(dialect: Dialect) -> None:
     frame = orjson.loads(dialect.message(room, 7, 1.25, "a #1 @2"))
     if "event" in frame:  # what the gateway makes of it
         frame["event"] = "new_message"
+    if frame["type" if "type" in frame else "event"] == "send_msg":
+        frame |= {"type": "message", "group_id": frame["recipient"]}
     assert dialect.heard(frame) == (room, 7, 1.25, "a #1 @2")
 
 
@@ -128,6 +133,16 @@ def test_what_a_person_types_is_heard_and_has_no_number() -> None:
     heard = Gogate().heard({"event": "new_message", "data": {"text": "hello #x"}})
     assert heard is not None
     assert (heard.number, heard.text) == (0, "hello #x")
+
+
+def test_clients_ack_what_is_pushed_to_them_alone() -> None:
+    pushed = {"type": "message", "msg_id": "m1", "content": "hello, you alone"}
+    answer = ImGateway().answer(pushed)
+    assert answer is not None
+    assert orjson.loads(answer) == {"type": "ack", "msg_id": "m1"}
+    for frame in (pushed | {"group_id": "group_1"}, {"type": "ack", "msg_id": "m1"}):
+        assert ImGateway().answer(frame) is None
+    assert Attchat().answer({"type": "message"}) is None
 
 
 def test_every_room_sees_all_lines() -> None:
@@ -145,7 +160,9 @@ def test_the_invitation_holds_three_commands_on_a_line_each() -> None:
 # --- the whole, as a process ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("profile", "deliveries"), [("attchat-gateway", "1,400"), ("gogate", "2,400")])
+@pytest.mark.parametrize(
+    ("profile", "deliveries"), [("attchat-gateway", "1,400"), ("gogate", "2,400"), ("im-gateway", "2,400")]
+)
 def test_once_checks_every_message_and_prints_one_line(profile: str, deliveries: str) -> None:
     arguments = command("--profile", profile, "--once", "--messages", "400")
     ended = subprocess.run(arguments, capture_output=True, text=True, timeout=30, check=False)
@@ -153,16 +170,38 @@ def test_once_checks_every_message_and_prints_one_line(profile: str, deliveries:
     assert re.fullmatch(rf"ok: 400 messages, {deliveries} deliveries, .* p50 [\d.]+ ms, p99 [\d.]+ ms\n", ended.stdout)
 
 
+WITHOUT_EXTRAS = """
+import sys
+sys.modules |= dict.fromkeys(("rbloom", "grpc", "google.protobuf", "aetcd", "confluent_kafka", "opentelemetry"))
+from tidegate.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("profile", DIALECTS)
+def test_without_the_extras_all_demos_run_but_one_which_says_what_to_install(profile: str) -> None:
+    arguments = [sys.executable, "-c", WITHOUT_EXTRAS, "demo", "--profile", profile, "--port", "0"]
+    ended = subprocess.run(
+        [*arguments, "--once", "--messages", "4"], capture_output=True, text=True, timeout=30, check=False
+    )
+    if profile != "im-gateway":
+        assert ended.returncode == 0, ended.stderr
+        return
+    assert ended.returncode == 2, ended.stderr
+    assert "pip install 'tidegate[im]'" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "tidegate.cli", "demo", "--port", "0", *arguments]
 
 
 @contextmanager
-def live_demo(log: Path) -> Iterator[tuple["subprocess.Popen[bytes]", dict[str, str]]]:
+def live_demo(log: Path, *arguments: str) -> Iterator[tuple["subprocess.Popen[bytes]", dict[str, str]]]:
     """Running, with the addresses that it printed."""
     with log.open("wb") as out:
         process = subprocess.Popen(
-            command(), stdout=out, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONUNBUFFERED": "1"}
+            command(*arguments), stdout=out, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONUNBUFFERED": "1"}
         )
     try:
         yield process, invitation(process, log)
@@ -172,13 +211,23 @@ def live_demo(log: Path) -> Iterator[tuple["subprocess.Popen[bytes]", dict[str, 
         process.wait(5)
 
 
+PRINTED = {
+    "stats": r"curl -s (\S+/stats)",
+    "metrics": r"(http\S+/metrics)",
+    "key": r"--key (\S+)",
+    "door": r"connect (ws://\S+) --token",
+    "token": r"--token (user_\S+)",
+    "grpc": r" (127\.0\.0\.1:\d+) im_gateway_servicepb",
+}
+
+
 def invitation(process: "subprocess.Popen[bytes]", log: Path) -> dict[str, str]:
     deadline = time.monotonic() + START_S_MAX
     while time.monotonic() < deadline and process.poll() is None:
         text = log.read_text()
         if "deliveries" in text:
-            patterns = {"stats": r"curl -s (\S+/stats)", "metrics": r"(http\S+/metrics)", "key": r"--key (\S+)"}
-            return {name: re.search(pattern, text)[1] for name, pattern in patterns.items()}  # type: ignore[index]
+            found = {name: re.search(pattern, text) for name, pattern in PRINTED.items()}
+            return {name: match[1] for name, match in found.items() if match}
         time.sleep(0.02)  # another process prints
     raise AssertionError(f"the demo did not start:\n{log.read_text()}")
 
@@ -190,6 +239,31 @@ def test_live_serves_what_it_invites_to_and_ends_well_on_ctrl_c(tmp_path: Path) 
                 assert holds in answer.read()
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == 0, (tmp_path / "log").read_text()
+
+
+async def test_who_connects_to_the_demo_of_im_gateway_talks_to_all_and_to_one_and_is_pushed_to(tmp_path: Path) -> None:
+    with live_demo(tmp_path / "log", "--profile", "im-gateway") as (_, printed):
+        door = f"{printed['door']}?dialect=sdk&token={printed['token']}"
+        async with asyncio.timeout(START_S_MAX), connect(door) as me:
+            for recipient in ("group_1", "user_An"):
+                said = {"type": "send_msg", "msg_id": recipient, "recipient": recipient, "content": "from outside"}
+                await me.send(orjson.dumps(said).decode())
+            all_of_it = {"type": "message", "sender": "user_you", "recipient_id": "group_1", "content": "from outside"}
+            one_of_it = {"type": "ack", "msg_id": "user_An", "status": "delivered"}
+            await hears(me, {"type": "ack", "msg_id": "group_1"}, all_of_it, one_of_it)
+            async with Pusher(printed["grpc"]) as pusher:
+                pushing = asyncio.ensure_future(pusher.push("user_you", "to you", msg_id="m1"))
+                await hears(me, {"type": "message", "content": "to you"})
+                await me.send('{"type":"ack","msg_id":"m1"}')
+                assert (await pushing).delivered_count == 1
+
+
+async def hears(client: ClientConnection, *wanted: dict[str, str]) -> None:
+    """Frames like these, in any order; others talk here too."""
+    missing = list(wanted)
+    while missing:
+        frame = orjson.loads(await client.recv())
+        missing = [one for one in missing if not one.items() <= frame.items()]
 
 
 def test_a_port_in_use_is_said_with_the_cure_and_exit_code_3() -> None:

@@ -122,7 +122,9 @@ class Log:
         return self.start + len(self._messages)
 
     def append(self, subject: str, data: bytes) -> None:
-        stream = subject.partition(".")[0].upper()
+        # a subject of one word is a topic, which has its name as it is
+        first, dot, _ = subject.partition(".")
+        stream = first.upper() if dot else first
         sequence = self._sequences[stream] = self._sequences.get(stream, 0) + 1
         self._messages.append(BusMessage(stream, subject, data, sequence, time.perf_counter()))
         self._bytes += len(data)

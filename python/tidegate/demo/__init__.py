@@ -27,11 +27,12 @@ from tidegate.signals import Signals
 
 HOST = "127.0.0.1"
 METRICS_PORT = 9090
+GRPC_PORT = 9093
 # A lively chat; about one percent of a core
 LIVE_RATE = 20.0
 # Ten times what a busy chat sees and far below what the gateway can do: the latency is its own, not a queue's
 ONCE_RATE = 1_000.0
-# The bus here is ready at once and the last deliveries follow in a millisecond; this is for a machine that swaps
+# The bus here is ready at once and deliveries follow in a millisecond; this is for a machine that swaps
 PATIENCE_S = 5.0
 CHECK_S = 0.01
 # Often enough to look alive, seldom enough to cost nothing
@@ -48,14 +49,18 @@ def run(*, profile: str, once: bool, port: int | None, messages: int) -> int:
 
 def _settings(dialect: Dialect, port: int | None) -> Settings:
     """All secrets are made up for this run, and only this machine can connect."""
-    shown = dialect.settings()
+    shown, spec = dialect.settings(), profiles.find(dialect.profile)
     shown["ws"] = {"shutdown_grace": "1s"} | shown.get("ws", {})
     shown |= {
         "server": {"host": HOST, "port": _free_or_any(dialect.port) if port is None else port},
         "metrics": {"host": HOST, "port": _free_or_any(METRICS_PORT)},
     }
-    defaults = profile_layer(profiles.find(dialect.profile)).nested()
-    return Settings.from_layers([shown, defaults])
+    if spec.services:
+        # a number before it listens: backends find this node by its name in the registry
+        backends = _free_or_any(GRPC_PORT) or _free()
+        shown["grpc"] = {"host": HOST, "port": backends}
+        shown["registry"] = shown["registry"] | {"node": f"{HOST}:{backends}"}
+    return Settings.from_layers([shown, profile_layer(spec).nested()])
 
 
 def _free_or_any(port: int) -> int:
@@ -64,6 +69,11 @@ def _free_or_any(port: int) -> int:
     except OSError:
         return 0
     return port
+
+
+def _free() -> int:
+    with socket.create_server((HOST, 0)) as listener:
+        return int(listener.getsockname()[1])
 
 
 async def _demo(dialect: Dialect, settings: Settings, messages: int | None) -> int:
@@ -98,7 +108,7 @@ async def _play(app: App, dialect: Dialect, messages: int | None) -> int:
         try:
             rate = LIVE_RATE if messages is None else ONCE_RATE
             await publish_steadily(publish, dialect, tally, rate=rate, messages=messages)
-            await _until(lambda: tally.arrived + tally.strays >= tally.expected)
+            await _until(lambda: tally.seen >= tally.expected, lambda: tally.seen)
         finally:
             showing.cancel()
             await asyncio.gather(showing, return_exceptions=True)
@@ -138,12 +148,15 @@ def _invitation(app: App) -> Invitation:
         metrics_url=f"http://{HOST}:{metrics_port}",
         publish_key=app.settings.publish.key.get_secret_value(),
         jwt=app.settings.jwt,
+        grpc=f"{HOST}:{app.grpc_port}" if app.grpc_port else "",
     )
 
 
-async def _until(is_so: Callable[[], bool]) -> bool:
-    """Whether it came to be so in time."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not is_so() and time.monotonic() < deadline:  # noqa: ASYNC110 - others count, nobody could set an event
-        await asyncio.sleep(CHECK_S)
+async def _until(is_so: Callable[[], bool], progress: Callable[[], int] = lambda: 0) -> bool:
+    """Whether it came to be so before PATIENCE_S went by without progress, which has an end."""
+    before, deadline = progress(), time.monotonic() + PATIENCE_S
+    while not is_so() and time.monotonic() < deadline:
+        await asyncio.sleep(CHECK_S)  # others count, nobody could set an event
+        if (now := progress()) != before:
+            before, deadline = now, time.monotonic() + PATIENCE_S
     return is_so()

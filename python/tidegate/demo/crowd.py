@@ -76,8 +76,10 @@ class Crowd:
     async def _listen(self, name: str, client: ClientConnection) -> None:
         try:
             while True:
-                frame = await client.recv(decode=False)
-                self._note(name, orjson.loads(frame), time.perf_counter())
+                frame = orjson.loads(await client.recv(decode=False))
+                self._note(name, frame, time.perf_counter())
+                if (answer := self._dialect.answer(frame)) is not None:
+                    await client.send(answer.decode())
         except ConnectionClosed:
             return
 

@@ -6,6 +6,8 @@ Rule: frames in, frames out; sockets are the crowd's.
 
 import re
 import secrets
+import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -59,11 +61,23 @@ class Dialect(Protocol):
     def heard(self, frame: Any) -> Heard | None:
         """None for what is no message of the demo: others may talk here too."""
 
+    def answer(self, frame: Any) -> bytes | None:
+        """What a client must say to a frame that it got, if anything."""
+
     def invitation(self, of: Invitation) -> str: ...
 
 
+class Silent:
+    """Clients that only listen."""
+
+    __slots__ = ()
+
+    def answer(self, frame: Any) -> bytes | None:
+        return None
+
+
 @dataclass(frozen=True, slots=True)
-class Attchat:
+class Attchat(Silent):
     """Rooms that clients join, and a backend that publishes to them."""
 
     profile: str = "attchat-gateway"
@@ -126,7 +140,7 @@ Ctrl-C ends it.
 
 
 @dataclass(frozen=True, slots=True)
-class Gogate:
+class Gogate(Silent):
     """A chat whose members log in by a message and send to each other through the backend inside the process."""
 
     profile: str = "gogate"
@@ -149,15 +163,14 @@ class Gogate:
         return [orjson.dumps({"event": "auth", "data": {"token": name}})]
 
     def message(self, room: str, number: int, sent_at: float, text: str) -> bytes:
-        return orjson.dumps({"event": "send_message", "data": {"chat_id": 1, "text": f"{text} #{number} @{sent_at!r}"}})
+        return orjson.dumps({"event": "send_message", "data": {"chat_id": 1, "text": _stamped(text, number, sent_at)}})
 
     def heard(self, frame: Any) -> Heard | None:
         data = frame.get("data")
         text = data.get("text") if frame.get("event") == "new_message" and isinstance(data, dict) else None
         if not isinstance(text, str):
             return None
-        stamped = STAMPED.fullmatch(text)
-        return Heard("lobby", int(stamped[2]), float(stamped[3]), stamped[1]) if stamped else Heard("lobby", 0, 0, text)
+        return _unstamped("lobby", text)
 
     def invitation(self, of: Invitation) -> str:
         command, websocket = program(), of.url.replace("http", "ws", 1)
@@ -176,9 +189,89 @@ Ctrl-C ends it.
 """
 
 
+@dataclass(frozen=True, slots=True)
+class ImGateway:
+    """A group whose members send by the IM service inside the process; what is pushed to one of them is acked."""
+
+    profile: str = "im-gateway"
+    port: int = 8080
+    is_published: bool = False
+
+    @property
+    def members(self) -> Mapping[str, Sequence[str]]:
+        """The built-in user service has one group, of all who ever connected."""
+        return {"group_1": tuple(f"user_{name}" for name in ("An", "Binh", "Chi", "Dung", "Em", "Giang"))}
+
+    def settings(self) -> dict[str, Any]:
+        inside = {"url": "memory:demo"}
+        services = {f"{name}_url": inside["url"] for name in ("auth", "im", "user")}
+        # one person says everything here, faster than people type
+        ws = {"message_rate": 0, "message_rate_per_user": 0}
+        return {"kafka": inside, "registry": inside, "redis": inside, "services": services, "ws": ws}
+
+    def url(self, name: str, port: int, jwt: Any) -> str:
+        return f"ws://127.0.0.1:{port}/ws?token={name}/{uuid.uuid4()}"
+
+    def greetings(self, name: str) -> Sequence[bytes | None]:
+        return [orjson.dumps({"type": "heartbeat"})]
+
+    def message(self, room: str, number: int, sent_at: float, text: str) -> bytes:
+        said = {"msg_id": str(uuid.uuid4()), "recipient": room, "content": _stamped(text, number, sent_at)}
+        return orjson.dumps({"type": "send_msg", **said, "timestamp": int(time.time())})
+
+    def heard(self, frame: Any) -> Heard | None:
+        room, text = frame.get("group_id"), frame.get("content")
+        if frame.get("type") != "message" or not (isinstance(room, str) and isinstance(text, str)):
+            return None
+        return _unstamped(room, text)
+
+    def answer(self, frame: Any) -> bytes | None:
+        """Somebody waits for the ack of what came to one person; of what came to a group, nobody."""
+        if frame.get("type") != "message" or "group_id" in frame:
+            return None
+        return orjson.dumps({"type": "ack", "msg_id": frame.get("msg_id")})
+
+    def invitation(self, of: Invitation) -> str:
+        command, websocket = program(), of.url.replace("http", "ws", 1)
+        token = self.url("user_you", 0, of.jwt).partition("token=")[2]
+        pushed = '{"msg_id":"3","recipient_id":"user_you","sender_id":"user_An","content":"pushed","timestamp":1}'
+        return f"""tidegate demo: a group of six; its services, registry, Kafka and Redis are in the process too
+
+A token is user/device, and a device is a UUID v4. Everybody who connects is in group_1.
+
+  URL    {websocket}/ws
+  token  {token}
+
+Try from another terminal, and type the two lines below it; a msg_id counts once:
+  {command} connect {websocket}/ws --token {token}
+  {{"type":"send_msg","msg_id":"1","recipient":"group_1","content":"hello"}}
+  {{"type":"send_msg","msg_id":"2","recipient":"user_An","content":"hello, you alone"}}
+
+  grpcurl -plaintext -d '{pushed}' {of.grpc} im_gateway_servicepb.GatewayService/PushMessage
+  curl -s {of.url}/health; curl -s {of.metrics_url}/metrics | grep ^im_gateway_
+
+Ctrl-C ends it.
+"""
+
+
 STAMPED = re.compile(r"(.*) #(\d{1,18}) @([0-9.e+-]{1,30})", re.DOTALL)
 
-DIALECTS: Mapping[str, Callable[[], Dialect]] = {"attchat-gateway": Attchat, "gogate": Gogate}
+
+def _stamped(text: str, number: int, sent_at: float) -> str:
+    return f"{text} #{number} @{sent_at!r}"
+
+
+def _unstamped(room: str, text: str) -> Heard:
+    """What a person types has no number."""
+    stamped = STAMPED.fullmatch(text)
+    return Heard(room, int(stamped[2]), float(stamped[3]), stamped[1]) if stamped else Heard(room, 0, 0, text)
+
+
+DIALECTS: Mapping[str, Callable[[], Dialect]] = {
+    "attchat-gateway": Attchat,
+    "gogate": Gogate,
+    "im-gateway": ImGateway,
+}
 
 
 def find(profile: str) -> Dialect:

@@ -62,6 +62,10 @@ class Tally:
         self.latencies.add(latency_s)
 
     @property
+    def seen(self) -> int:
+        return self.arrived + self.strays
+
+    @property
     def expected(self) -> int:
         """Deliveries that complete the picture: each message once to each member."""
         return sum(count * len(self.members[room]) for room, count in self.sent.items())

@@ -25,6 +25,7 @@ class Invitation:
     metrics_url: str
     publish_key: str
     jwt: Any  # the settings that tokens are minted with
+    grpc: str = ""  # host:port where backends call, if any do
 
 
 def program() -> str:

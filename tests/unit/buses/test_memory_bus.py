@@ -74,6 +74,14 @@ async def test_streams_are_numbered_each_for_itself() -> None:
     assert [(m.stream, m.sequence) for m in gateway.messages] == [("CHAT", 1), ("NOTIFY", 1), ("CHAT", 2), ("CHAT", 3)]
 
 
+async def test_a_subject_of_one_word_is_a_topic_with_its_name_as_it_is() -> None:
+    bus, gateway = bus_of("topics"), Gateway()
+    async with consuming(bus, gateway):
+        await bus.publish("group_msg", b"")
+        await gateway.has(1)
+    assert (gateway.messages[0].stream, gateway.messages[0].subject) == ("group_msg", "group_msg")
+
+
 async def test_names_are_apart_and_a_log_goes_with_its_last_bus() -> None:
     here, there = bus_of("here"), bus_of("there")
     gateway = Gateway()
