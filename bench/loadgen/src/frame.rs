@@ -125,6 +125,13 @@ const USER_ROOM: &[u8] = br#""room":"user:"#;
 /// Room names and keys come before the marker; 300 bytes hold the longest allowed.
 const MARKER_WITHIN: usize = 300;
 
+/// The ack of a message of im-gateway, which has its id before anything that a user wrote; `None` for any other frame.
+pub fn ack(payload: &[u8]) -> Option<Vec<u8>> {
+    let rest = payload.strip_prefix(br#"{"type":"message","msg_id":""#)?;
+    let id = &rest[..rest.iter().position(|byte| *byte == b'"')?];
+    Some([br#"{"type":"ack","msg_id":""#, id, br#""}"#].concat())
+}
+
 fn leading_number(bytes: &[u8]) -> Option<(u64, &[u8])> {
     let digits = bytes.iter().position(|byte| !byte.is_ascii_digit())?;
     if digits == 0 || digits > 19 {
@@ -137,7 +144,7 @@ fn leading_number(bytes: &[u8]) -> Option<(u64, &[u8])> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Frame, Marker, PONG, client, marker};
+    use super::{Frame, Marker, PONG, ack, client, marker};
 
     fn next(bytes: &[u8]) -> Result<Option<(Frame<'_>, usize)>, &'static str> {
         super::next(bytes, false)
@@ -180,6 +187,14 @@ mod tests {
         assert_eq!(marker(payload), Some(Marker { sequence: 0, number: 7, stamp: 8 }));
         assert_eq!(marker(br#"{"type":"connected"}"#), None);
         assert_eq!(marker(br#"{"n":1}"#), None);
+    }
+
+    #[test]
+    fn only_a_message_is_acked_by_its_id() {
+        let message = br#"{"type":"message","msg_id":"m-1","sender":"u","content":"\"msg_id\":\"x\""}"#;
+        assert_eq!(ack(message).as_deref(), Some(br#"{"type":"ack","msg_id":"m-1"}"#.as_slice()));
+        assert_eq!(ack(br#"{"type":"ack","msg_id":"m-1"}"#), None);
+        assert_eq!(ack(br#"{"type":"message","msg_id":"m-1"#), None);
     }
 
     #[test]

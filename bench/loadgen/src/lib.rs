@@ -30,7 +30,7 @@ use sys::Mailbox;
 use target::{Target, Template};
 use worker::Worker;
 
-const OPTIONS: [&str; 11] = [
+const OPTIONS: [&str; 12] = [
     "url",
     "tokens",
     "threads",
@@ -40,6 +40,7 @@ const OPTIONS: [&str; 11] = [
     "welcome",
     "hello",
     "deflate",
+    "ack",
     "server-pid",
     "seconds-max",
 ];
@@ -71,6 +72,7 @@ pub fn run(arguments: impl Iterator<Item = String>) -> Result<(), String> {
         welcomes: welcomes(&options)?,
         hello: hello(&options)?,
         deflate_every: options.number("deflate", 0)?,
+        acks: acks(&options)?,
     });
     let mut crowd = Vec::new();
     let (ready, started) = channel();
@@ -96,6 +98,15 @@ fn welcomes(options: &Options) -> Result<u8, String> {
         None | Some("no") => Ok(0),
         Some("yes") => Ok(1),
         Some(_) => options.number("welcome", 0),
+    }
+}
+
+/// `--ack yes`: each message of im-gateway is answered at once.
+fn acks(options: &Options) -> Result<bool, String> {
+    match options.text("ack") {
+        None | Some("no") => Ok(false),
+        Some("yes") => Ok(true),
+        Some(other) => Err(format!("--ack {other}: yes or no")),
     }
 }
 

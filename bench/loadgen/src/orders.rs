@@ -16,6 +16,8 @@ pub struct Setup {
     pub hello: Vec<Template>,
     /// One client in so many offers permessage-deflate; 0 = none.
     pub deflate_every: u32,
+    /// Whether messages of im-gateway are acked, by their ids.
+    pub acks: bool,
 }
 
 impl Setup {

@@ -270,7 +270,12 @@ impl Worker {
 
     fn take_frame(&mut self, fd: RawFd, frame: &Frame<'_>, now: u64) -> Result<(), String> {
         match frame {
-            Frame::Message(payload) => self.take_message(fd, frame::marker(payload), now)?,
+            Frame::Message(payload) => {
+                self.take_message(fd, frame::marker(payload), now)?;
+                if self.setup.acks {
+                    self.ack(fd, payload);
+                }
+            }
             Frame::Compressed(payload) => {
                 let marker = self.inflater.marker(payload).map_err(|what| format!("frame_{what}"))?;
                 self.stats.compressed.add(1);
@@ -297,6 +302,15 @@ impl Worker {
             None => self.stats.other.add(1),
         }
         Ok(())
+    }
+
+    fn ack(&self, fd: RawFd, payload: &[u8]) {
+        if let Some(text) = frame::ack(payload) {
+            match sys::send(fd, &frame::client(frame::TEXT, &text)) {
+                Ok(Some(_)) => self.stats.texts_sent.add(1),
+                _ => self.stats.sends_blocked.add(1),
+            }
+        }
     }
 
     fn welcome(&mut self, fd: RawFd) -> Result<(), String> {

@@ -153,6 +153,23 @@ fn pings_are_answered_and_texts_are_sent_masked() {
 }
 
 #[test]
+fn messages_are_acked_by_their_ids_where_that_is_asked_for() {
+    let (listener, port) = listen();
+    let mut crowd = Crowd::start(port, &["--ack", "yes"]);
+    crowd.ask("open 1");
+    let mut client = upgrade(&listener);
+    crowd.ask("wait open 1 10");
+    let message = br#"{"type":"message","msg_id":"m1"}"#;
+    client.write_all(&[&[0x81, message.len() as u8], message.as_slice()].concat()).expect("sent");
+    let expected = br#"{"type":"ack","msg_id":"m1"}"#;
+    let mut ack = [0; 6 + 28];
+    client.read_exact(&mut ack).expect("an ack");
+    let text: Vec<u8> = ack[6..].iter().zip(ack[2..6].iter().cycle()).map(|(byte, mask)| byte ^ mask).collect();
+    assert_eq!((ack[0], ack[1], text.as_slice()), (0x81, 0x80 | 28, expected.as_slice()));
+    assert_has(&crowd.ask("wait other 1 10"), &["\"texts_sent\":1", "\"sends_blocked\":0"]);
+}
+
+#[test]
 fn who_is_paused_reads_nothing_until_resumed() {
     let (listener, port) = listen();
     let mut crowd = Crowd::start(port, &["--in-flight", "1"]);
