@@ -341,7 +341,8 @@ class Family:
     known: tuple[str, ...] = ()  # label values that are there from the start; several with commas between
     engine: Mapping[str, str] = field(default_factory=dict)  # label value ("" without) -> key of `Engine.stats`
     buckets: tuple[float, ...] = ()  # a histogram of what `Observe` told: seconds, ascending
-    # "bus_lag": a gauge by stream; "circuits": a gauge by upstream, 0 closed, 1 open: read from them at a scrape
+    # read at a scrape: "bus_lag", a gauge by stream; "circuits", a gauge by upstream, 0 closed, 1 open;
+    # "seconds:UPSTREAM", a histogram of the calls to it, by method
     source: str = ""
 
 

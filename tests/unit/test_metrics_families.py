@@ -170,6 +170,14 @@ def test_circuits_are_shown_by_upstream_and_by_target_where_one_has_many():
     assert found == {("auth",): 0, ("im",): 1, ("peers:10.0.0.1:9093",): 1, ("peers:10.0.0.2:9093",): 0}
 
 
+def test_seconds_are_those_of_one_upstreams_calls_by_method():
+    family = Family("x_forward_seconds", "Forwards.", "kind", source="seconds:nodes")
+    found = scraped(exposition(names=None, families=(family,), upstreams=lambda: {"nodes": SampleUpstream()}))
+    assert of(found, "x_forward_seconds_count") == {("auth",): 6}
+    assert of(found, "x_forward_seconds_sum") == {("auth",): 0.5}
+    assert of(shown(family), "x_forward_seconds_count") == {}
+
+
 def test_circuits_are_a_gauge():
     made = exposition(names=None, families=(BREAKERS,), upstreams=lambda: {"auth": SampleUpstream()})
     assert "# TYPE x_breaker_state gauge" in made.render(PLAIN)[0].decode()

@@ -48,6 +48,8 @@ def errors(name: str, stats: Mapping[str, int], counters: GatewayCounters) -> Me
 
 def family_metric(family: Family, stats: Mapping[str, int], sources: Sources) -> Metric:
     names = tuple(family.label.split(",")) if family.label else ()
+    if family.source.startswith(SECONDS_OF):
+        return _seconds(family, names, sources.upstreams().get(family.source.removeprefix(SECONDS_OF)))
     if family.buckets:
         return _histogram(family, names, sources.counters.observed.get(family.name, {}))
     values = dict.fromkeys(family.known, 0) | _read(family, sources)
@@ -65,6 +67,16 @@ def _read(family: Family, sources: Sources) -> dict[str, int]:
     if family.source == "circuits":
         return _circuits(sources.upstreams())
     return dict(sources.counters.added.get(family.name, {}))
+
+
+def _seconds(family: Family, names: tuple[str, ...], upstream: Upstream | None) -> Metric:
+    """How long calls to one upstream took, by method."""
+    observed = shapes.latencies((), upstream.stats()) if upstream is not None else []
+    return shapes.histogram(family.name, family.text, names, observed)
+
+
+# Of a family's source; what follows is the upstream's name
+SECONDS_OF = "seconds:"
 
 
 def _lag_by_stream(bus: Bus | None) -> Mapping[str, int]:
