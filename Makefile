@@ -10,7 +10,7 @@ CARGO_TARGET_DIR ?= target
 export CARGO_TARGET_DIR
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test test-quick lint format fuzz bench bench-quick bench-accept bench-peers image wheel clean tools redis
+.PHONY: help setup build run test test-quick lint format fuzz bench bench-quick bench-accept bench-peers image wheel clean tools redis etcd kafka
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -47,6 +47,34 @@ redis: | $(BIN)/python
 	  else echo "the tests need a redis-server (7.0 or later) or valkey-server. Install it with:"; \
 	    echo "    sudo apt-get install -y redis-server"; exit 1; fi; }
 
+# The tests run a real one; its clients come as a wheel, it does not
+etcd: | $(BIN)/python
+	@command -v etcd >/dev/null || { \
+	  if command -v apt-get >/dev/null && { [ "$$(id -u)" = 0 ] || sudo -n true 2>/dev/null; }; then \
+	    echo "==> installing etcd by apt-get"; SUDO=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+	    $$SUDO apt-get install -qq -y etcd-server >$(VENV)/etcd.log 2>&1 || \
+	    { $$SUDO apt-get update -qq && $$SUDO apt-get install -qq -y etcd-server; } >$(VENV)/etcd.log 2>&1 || \
+	    { cat $(VENV)/etcd.log; exit 1; }; \
+	  else echo "the tests need an etcd (3.4 or later). Install it with:"; \
+	    echo "    sudo apt-get install -y etcd-server"; exit 1; fi; }
+
+# The tests run a real broker, from jars; .venv/kafka is made anew when the list of them changes
+kafka: $(VENV)/kafka/.complete
+$(VENV)/kafka/.complete: tests/kafka/pom.xml | $(BIN)/python
+	@{ command -v java && command -v mvn; } >/dev/null || { \
+	  if command -v apt-get >/dev/null && { [ "$$(id -u)" = 0 ] || sudo -n true 2>/dev/null; }; then \
+	    echo "==> installing Java and Maven by apt-get"; SUDO=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+	    $$SUDO apt-get install -qq -y default-jre-headless maven >$(VENV)/java.log 2>&1 || \
+	    { $$SUDO apt-get update -qq && $$SUDO apt-get install -qq -y default-jre-headless maven; } >$(VENV)/java.log 2>&1 || \
+	    { cat $(VENV)/java.log; exit 1; }; \
+	  else echo "the tests need a Kafka broker, which needs Java (17 or later) and Maven. Install them with:"; \
+	    echo "    sudo apt-get install -y default-jre-headless maven"; exit 1; fi; }
+	@echo "==> fetching the jars of a Kafka broker"
+	@rm -rf $(VENV)/kafka
+	@mvn -q -B -f tests/kafka/pom.xml dependency:copy-dependencies -DoutputDirectory=$(abspath $(VENV))/kafka \
+	  -DincludeScope=runtime >$(VENV)/kafka.log 2>&1 || { cat $(VENV)/kafka.log; exit 1; }
+	@touch $@
+
 # Typed modules from the .proto files, beside them and not in git
 $(VENV)/.protos: $(wildcard python/tidegate/protos/*.proto) tools/protos.py $(VENV)/.runtime
 	@$(BIN)/python tools/protos.py
@@ -63,7 +91,7 @@ $(VENV)/.extension: $(RUST_SOURCES) pyproject.toml $(VENV)/.runtime $(VENV)/.pro
 	@VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --quiet >$(VENV)/maturin.log 2>&1 || { cat $(VENV)/maturin.log; exit 1; }
 	@touch $@
 
-setup: tools redis $(VENV)/.extension $(VENV)/.dev ## Virtual environment, release build of the extension, test and lint tools
+setup: tools redis kafka etcd $(VENV)/.extension $(VENV)/.dev ## Virtual environment, release build of the extension, test and lint tools
 build: tools $(VENV)/.extension ## The extension and the package, installed into .venv
 
 run: tools $(VENV)/.extension ## A gateway with clients and a publisher, live in the terminal
@@ -114,9 +142,9 @@ $(VENV)/.bench: pyproject.toml $(VENV)/.extension $(VENV)/.dev
 	@$(BIN)/pip install --quiet --group bench
 	@touch $@
 
-bench: tools $(VENV)/.bench ## All benchmarks beside the raw limit program; writes bench/results (about half an hour)
+bench: tools redis kafka etcd $(VENV)/.bench ## All benchmarks beside the raw limit program; writes bench/results (about half an hour)
 	@cargo build --release --quiet --package tidegate-limit --package tidegate-loadgen
-	@for name in connections handshakes fanout latency rooms compression messages slow calls; do $(BIN)/python bench/$$name.py || exit 1; done
+	@for name in connections handshakes fanout latency rooms compression messages slow calls push; do $(BIN)/python bench/$$name.py || exit 1; done
 
 bench-quick: tools $(VENV)/.bench ## A short form of every benchmark, about a minute; fails when a figure got worse
 	@cargo build --release --quiet --package tidegate-limit --package tidegate-loadgen
@@ -136,7 +164,7 @@ $(VENV)/.peers: pyproject.toml $(VENV)/.bench
 bench-peers: tools $(VENV)/.peers ## Tidegate beside socketify, picows, websockets, sockudo and a Go gateway (about half an hour)
 	@$(BIN)/python bench/peers.py
 
-wheel: tools $(VENV)/.runtime ## dist/: one wheel for CPython 3.11 and later, and the sdist
+wheel: tools $(VENV)/.runtime $(VENV)/.protos ## dist/: one wheel for CPython 3.11 and later, and the sdist
 	@rm -rf dist
 	$(BIN)/maturin build --release --out dist --quiet
 	$(BIN)/maturin sdist --out dist 2>/dev/null
@@ -145,9 +173,9 @@ wheel: tools $(VENV)/.runtime ## dist/: one wheel for CPython 3.11 and later, an
 	@cd / && $(abspath $(VENV))/wheel/bin/tidegate demo --once
 	@ls -l dist
 
-image: ## The container image, by docker or buildah, whichever is there
-	@if command -v buildah >/dev/null; then buildah bud --format docker --tag tidegate .; \
-	elif command -v docker >/dev/null; then docker build --tag tidegate .; \
+image: ## The container image, by docker or buildah; EXTRAS=[im,otel] for what a profile needs
+	@if command -v buildah >/dev/null; then buildah bud --format docker --build-arg EXTRAS=$(EXTRAS) --tag tidegate .; \
+	elif command -v docker >/dev/null; then docker build --build-arg EXTRAS=$(EXTRAS) --tag tidegate .; \
 	else echo "an image needs docker or buildah. Install one with:"; echo "    sudo apt-get install -y buildah"; exit 1; fi
 
 clean: ## Removes everything that the other verbs made

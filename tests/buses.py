@@ -44,9 +44,20 @@ class Redis:
 
 
 @dataclass(frozen=True)
+class Kafka:
+    topics: Sequence[str] = ()
+    group_id: str = "tidegate"
+    min_bytes: int = 1024
+    max_bytes: int = 10 * 1024 * 1024
+    commit_interval: float = 1.0
+    broadcast_topic: str = "tidegate.broadcast"
+
+
+@dataclass(frozen=True)
 class Settings:
     nats: Nats = Nats(())
     redis: Redis = Redis()
+    kafka: Kafka = Kafka()
 
 
 @dataclass

@@ -9,6 +9,10 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from tests.buses import NatsBackend, RedisBackend, backend_on, redis_backend_on
+from tests.etcd_server import EtcdServer
+from tests.grpc_backend import GrpcBackend
+from tests.kafka_backend import KafkaBackend, kafka_backend_on
+from tests.kafka_server import KafkaServer
 from tests.rest_backend import RestBackend
 from tests.servers import NatsServer, RedisServer
 
@@ -75,6 +79,46 @@ async def calm_redis(calm_redis_server: RedisServer) -> AsyncIterator[RedisBacke
         yield backend
 
 
+@pytest.fixture
+def kafka_server(servers_wanted: None) -> Iterator[KafkaServer]:
+    """A broker of the test's own: it may kill, freeze and wipe it."""
+    with KafkaServer().running() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def calm_kafka_server(servers_wanted: None) -> Iterator[KafkaServer]:
+    """One broker for all tests that leave it running; each uses topic names of its own."""
+    with KafkaServer().running() as server:
+        yield server
+
+
+@pytest.fixture
+async def own_kafka(kafka_server: KafkaServer) -> AsyncIterator[KafkaBackend]:
+    async with kafka_backend_on(kafka_server) as backend:
+        yield backend
+
+
+@pytest.fixture
+async def calm_kafka(calm_kafka_server: KafkaServer) -> AsyncIterator[KafkaBackend]:
+    async with kafka_backend_on(calm_kafka_server) as backend:
+        yield backend
+
+
+@pytest.fixture
+def etcd_server(servers_wanted: None) -> Iterator[EtcdServer]:
+    """A server of the test's own: it may kill, freeze and wipe it."""
+    with EtcdServer().running() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def calm_etcd(servers_wanted: None) -> Iterator[EtcdServer]:
+    """One server for all tests that leave it running; each uses users of its own."""
+    with EtcdServer().running() as server:
+        yield server
+
+
 @pytest.fixture(scope="session")
 def rest_process(servers_wanted: None) -> Iterator[RestBackend]:
     """Ask for `rest_backend` instead."""
@@ -95,6 +139,28 @@ def rest_backend(rest_process: RestBackend) -> RestBackend:
         rest_process.start()
     rest_process.reset()
     return rest_process
+
+
+@pytest.fixture(scope="session")
+def grpc_process(servers_wanted: None) -> Iterator[GrpcBackend]:
+    """Ask for `grpc_backend` instead."""
+    backend = GrpcBackend()
+    try:
+        yield backend
+    finally:
+        backend.remove()
+
+
+@pytest.fixture
+def grpc_backend(grpc_process: GrpcBackend) -> GrpcBackend:
+    """As `rest_backend`: one process, as new for each test."""
+    if grpc_process.is_alive():
+        grpc_process.thaw()
+    else:
+        grpc_process.kill()
+        grpc_process.start()
+    grpc_process.reset()
+    return grpc_process
 
 
 @pytest.fixture

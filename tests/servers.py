@@ -31,6 +31,7 @@ class Server:
     """A process on a port, with a directory of its own. `start` after `kill` or `stop`: same port, same data."""
 
     name: str
+    start_s_max: float = START_S_MAX
 
     def __init__(self, command: list[str], port: int, directory: Path) -> None:
         self.port = port
@@ -49,7 +50,7 @@ class Server:
         assert self._process is None, "the server is running"
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log, cwd=REPOSITORY)
-        deadline = time.monotonic() + START_S_MAX
+        deadline = time.monotonic() + self.start_s_max
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.kill()

@@ -21,11 +21,13 @@ from tests.buses import (
     numbered,
     until,
 )
+from tests.kafka_backend import KafkaBackend
 
 BACKENDS: dict[str, Callable[[pytest.FixtureRequest], Backend]] = {
     "memory": lambda request: MemoryBackend(),
     "nats": lambda request: NatsBackend(request.getfixturevalue("calm_nats_server")),
     "redis": lambda request: RedisBackend(request.getfixturevalue("calm_redis_server")),
+    "kafka": lambda request: KafkaBackend(request.getfixturevalue("calm_kafka_server")),
 }
 
 
@@ -158,6 +160,7 @@ async def test_a_broadcast_reaches_the_other_nodes_and_never_its_sender(backend:
         # One that comes back after ours would have: then none of ours can still be on its way.
         second.broadcast(b"last")
         await one.until(lambda: bool(one.broadcasts))
+        await three.until(lambda: len(three.broadcasts) == 101)
     assert two.broadcasts == numbered(100)
     assert three.broadcasts == [*numbered(100), b"last"]
     assert one.broadcasts == [b"last"]

@@ -20,6 +20,7 @@ __all__ = [
     "Bus",
     "BusSettings",
     "Deliver",
+    "KafkaSettings",
     "NatsSettings",
     "Offer",
     "Receive",
@@ -95,11 +96,30 @@ class RedisSettings(Protocol):
     def channel(self) -> str: ...  # empty = ours, with an envelope
 
 
+class KafkaSettings(Protocol):
+    """What `kafka.py` reads."""
+
+    @property
+    def group_id(self) -> str: ...
+    @property
+    def topics(self) -> Sequence[str]: ...
+    @property
+    def min_bytes(self) -> int: ...
+    @property
+    def max_bytes(self) -> int: ...
+    @property
+    def commit_interval(self) -> float: ...  # seconds
+    @property
+    def broadcast_topic(self) -> str: ...  # empty = none
+
+
 class BusSettings(Protocol):
     @property
     def nats(self) -> NatsSettings: ...
     @property
     def redis(self) -> RedisSettings: ...
+    @property
+    def kafka(self) -> KafkaSettings: ...
 
 
 def open_bus(url: str, settings: BusSettings, *, node_id: str) -> Bus:

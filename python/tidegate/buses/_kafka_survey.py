@@ -1,0 +1,177 @@
+"""Which partitions there are and from where this node reads each: the committed offset, the end, or the beginning.
+
+A new node starts with new messages: at the end as it is when the node first sees the topic. Whatever appears later (a
+topic, a partition, a topic made anew) is read from its beginning, for all of it is new. Where a node starts is kept
+before it reads, so a crash right after loses nothing. Rule: `positions` changes only where the reader takes `changes`
+over, between two hand-overs; until then the reader does not know of them.
+"""
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from tidegate.buses._kafka_cluster import Cluster
+from tidegate.buses._kafka_link import Place, TroubleError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Position:
+    next: int  # the offset after the last one that was handed over
+    end: int  # the offset that the next new message will have, as last heard
+    stored: int = -1  # as committed
+    stored_at: float = 0.0  # monotonic
+
+    @property
+    def lag(self) -> int:
+        return max(0, self.end - self.next)
+
+    def heard_of(self, end: int) -> None:
+        """Who asked first may be answered last."""
+        self.end = max(self.end, end)
+
+
+class Survey:
+    """The topics `names`, and where in them this node is. `keeps` = it goes on there after a restart."""
+
+    def __init__(self, names: Iterable[str], *, keeps: bool) -> None:
+        self.names = tuple(dict.fromkeys(names))
+        self.positions: dict[Place, Position] = {}
+        self.changes: dict[Place, Position] = {}
+        self.astray: set[Place] = set()  # where the broker has nothing at our position
+        self.lost: dict[str, int] = dict.fromkeys(self.names, 0)  # topic -> messages trimmed before we read them
+        self._keeps = keeps
+        self._remembered: dict[Place, Position] = {}  # of a run before
+        self._absent: set[str] = set()
+        self._said: dict[str, str] = {}  # topic -> what is the matter with it, as last logged
+        self._is_complete = False
+
+    def is_live(self) -> bool:
+        if not self.names:
+            return True
+        is_lost = any(place.topic not in self._absent for place in self.astray)
+        return self._is_complete and not self.changes and not is_lost
+
+    def rest(self) -> None:
+        """Reading has ended; the next run goes on at these positions, once it has looked at them again."""
+        self._remembered |= self.positions | self.changes
+        self.positions, self.changes = {}, {}
+        self.astray.clear()
+        self._is_complete = False
+
+    def take_changes(self) -> dict[Place, Position]:
+        taken, self.changes = self.changes, {}
+        self.positions |= taken
+        self.astray -= taken.keys()
+        return taken
+
+    def lag_by_topic(self) -> dict[str, int]:
+        lags = dict.fromkeys(self.names, 0)
+        for place, position in self.positions.items():
+            lags[place.topic] += position.lag
+        return lags
+
+    # --- looking -----------------------------------------------------------------------------------------------------
+
+    async def look(self, cluster: Cluster) -> None:
+        """Finds what is new. Raises TroubleError when nobody answers; what is wrong with one topic is logged."""
+        is_complete = True
+        for name, topic in (await cluster.topics(self.names)).items():
+            try:
+                if isinstance(topic, TroubleError):
+                    raise topic
+                if topic is None:
+                    self._miss(name)
+                else:
+                    await self._find(cluster, name, topic)
+                    self._absent.discard(name)
+                    self._say(name, "")
+            except TroubleError as trouble:
+                is_complete = False
+                self._say(name, str(trouble))
+        self._is_complete = is_complete
+
+    async def measure(self, cluster: Cluster) -> None:
+        """The ends while nothing is read; what is read says how far it is to the end."""
+        there = [place for place in self.positions if place.topic not in self._absent]
+        with contextlib.suppress(TroubleError):  # of a topic that has just gone; the next look tells
+            for place, (_, end) in (await cluster.bounds(there)).items():
+                self.positions[place].heard_of(end)
+
+    def _miss(self, name: str) -> None:
+        self._absent.add(name)
+        self._say(name, "there is no such topic yet; it will be read from its beginning")
+        for place, position in self._of_topic(self.positions, name).items():
+            position.end = position.next
+            self.astray.add(place)  # if it comes back, it may be another one
+
+    async def _find(self, cluster: Cluster, name: str, places: list[Place]) -> None:
+        current = self._of_topic(self.positions | self.changes, name)
+        wanted = [place for place in places if place not in current or place in self.astray - self.changes.keys()]
+        if not wanted:
+            return
+        known = self._of_topic(self._remembered, name) | current
+        stored = await cluster.stored(places) if self._keeps else {}
+        # Known or committed in part: the node has been here, and the rest of it has come since.
+        is_new = name in self._absent or bool(known) or bool(stored)
+        bounds = await cluster.bounds(wanted)
+        starts, before = {}, {}
+        for place in wanted:
+            # A topic's end is the end of the offsets committed in it: without one, ours is of another topic.
+            is_same = place in known and (place in stored or not self._keeps)
+            before[place] = known[place].next if is_same else stored.get(place)
+            oldest, end = bounds[place]
+            start = (oldest if is_new else end) if before[place] is None else min(max(before[place] or 0, oldest), end)
+            starts[place] = Position(start, end)
+        await self.store(cluster, starts)
+        self.changes |= starts
+        for place, position in starts.items():
+            self._report(place, before[place], position.next)
+
+    def _of_topic(self, positions: Mapping[Place, Position], name: str) -> dict[Place, Position]:
+        return {place: position for place, position in positions.items() if place.topic == name}
+
+    def _report(self, place: Place, before: int | None, start: int) -> None:
+        if before is not None and before < start:
+            self.lost[place.topic] += start - before
+            log.warning(
+                "Kafka topic %s: %d messages were trimmed before this node read them; going on with the oldest kept. "
+                "Raise the topic's retention.ms or retention.bytes if nodes are away for so long",
+                place,
+                start - before,
+            )
+        if before is not None and before > start:
+            log.warning("Kafka topic %s: the broker lost its newest %d messages; going on", place, before - start)
+
+    def _say(self, name: str, why: str) -> None:
+        """Once for each reason: it is looked for again every second."""
+        if why and self._said.get(name, "") != why:
+            log.warning("Kafka topic %s: %s", name, why)
+        self._said[name] = why
+
+    # --- committing --------------------------------------------------------------------------------------------------
+
+    def unstored(self) -> dict[Place, Position]:
+        """What moved, and what Kafka would soon forget."""
+        stale = time.monotonic() - RENEW_S
+        return {
+            place: position
+            for place, position in self.positions.items()
+            if position.next != position.stored or position.stored_at < stale
+        }
+
+    async def store(self, cluster: Cluster, positions: Mapping[Place, Position]) -> None:
+        """Raises TroubleError."""
+        if not (self._keeps and positions):
+            return
+        reached, now = {place: position.next for place, position in positions.items()}, time.monotonic()
+        for place in await cluster.store(reached):
+            positions[place].stored, positions[place].stored_at = reached[place], now
+
+
+# Kafka forgets an offset that was not committed anew for seven days (offsets.retention.minutes), however quiet its
+# topic is, and a cluster may be set to less: the shortest that anybody sets is a day.
+RENEW_S = 3600.0
