@@ -94,13 +94,17 @@ class Pusher:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
         await self._channel.close()
 
 
 class Records:
     """Who writes to Kafka what nodes consume. Each call returns when the broker has the record."""
 
-    def __init__(self, kafka: str) -> None:
+    def __init__(self, kafka: str, confirmed_within: float = CALL_S_MAX) -> None:
+        self._confirmed_within = confirmed_within
         self._producer = Producer({"bootstrap.servers": addresses(kafka), "linger.ms": 1})
 
     async def group_message(
@@ -142,7 +146,7 @@ class Records:
             body = value if isinstance(value, bytes) else orjson.dumps(value)
             self._producer.produce(topic, body, key.encode(), on_delivery=told)
             self._producer.poll(0)
-        left = self._producer.flush(CALL_S_MAX)
+        left = self._producer.flush(self._confirmed_within)
         assert not left and not errors, f"{left} records were not confirmed, {errors[:3]}"
 
 

@@ -14,15 +14,15 @@ def test_the_last_ack_gives_the_ticket_back() -> None:
     assert known == set()
     assert pushes.acked(KEY) == []
     assert pushes.acked(OTHER) == [push.ticket]
-    assert (push.acked, pushes.end(push), len(pushes)) == (2, [], 0)
+    assert (push.acked, pushes.end(push), len(pushes)) == (2, ([], 0), 0)
 
 
 def test_who_did_not_ack_is_named_once_and_then_late() -> None:
     pushes = Pushes()
     push, _ = pushes.begin([KEY, OTHER])
     pushes.acked(OTHER)
-    assert pushes.end(push) == ["phone"]
-    assert pushes.end(push) == []
+    assert pushes.end(push) == (["phone"], 1)
+    assert pushes.end(push) == ([], 0)
     assert len(pushes) == 0
     assert [pushes.acked(KEY), pushes.acked(KEY)] == ["late", "unknown"]
 
@@ -47,7 +47,7 @@ def test_a_push_that_ends_leaves_another_of_the_same_message_waiting() -> None:
     pushes = Pushes()
     first, _ = pushes.begin([KEY])
     second, _ = pushes.begin([KEY])
-    pushes.end(first)
+    assert pushes.end(first) == (["phone"], 0), "the second still waits"
     assert pushes.acked(KEY) == [second.ticket]
     assert pushes.acked(KEY) == "unknown", "it came in time for one of them"
 
@@ -80,7 +80,7 @@ def test_nothing_waits_when_all_pushes_have_ended_whatever_came_between(seed: in
         elif running:
             push = running.pop(rng.randrange(len(running)))
             missing = {device for _, device, _ in push.waiting}
-            assert set(pushes.end(push)) == missing
+            assert set(pushes.end(push)[0]) == missing
     for push in running:
         pushes.end(push)
     assert len(pushes) == 0

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 from tidegate._core import PUBLISH
 from tidegate.errors import UpstreamError
+from tidegate.gateway import records
 from tidegate.profile import Action, BusMessage, Call, Close, Publish, Reply, Steps, Wait, Wake
 
 from tests.unit.gateway_fakes import Backend, Bench, bus_message, settled
@@ -147,6 +148,44 @@ async def test_a_delivery_that_is_cut_off_ends_all_that_wait() -> None:
     await settled()
     assert delivering.cancelled()
     assert sorted(ended) == [b"1", b"2"], "the third had not begun"
+
+
+async def test_a_look_up_that_takes_long_holds_up_its_key_and_no_later_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "HELD_S", 0.01)
+    backend = Backend()
+    bench = Bench(on_record=looking_up, upstreams={"backend": backend})
+    await bench.gateway.deliver([bus_message(b"call", subject="a")])
+    await bench.gateway.deliver([bus_message(b"2", subject="a"), bus_message(b"3", subject="b")])
+    assert published(bench) == [b"3"]
+    backend.calls[b"call"].set_result(b"1")
+    await settled()
+    assert published(bench) == [b"1", b"2"]
+    await bench.gateway.deliver([bus_message(b"4", subject="a")])
+    assert published(bench) == [b"4"], "nothing of it waits any more"
+
+
+async def test_with_many_that_wait_the_bus_is_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "HELD_S", 0.01)
+    monkeypatch.setattr(records, "WAITING_MAX", 1)
+    backend = Backend()
+    bench = Bench(on_record=looking_up, upstreams={"backend": backend})
+    await bench.gateway.deliver([bus_message(b"call 1", subject="a")])
+    delivering = asyncio.ensure_future(bench.gateway.deliver([bus_message(b"call 2", subject="b")]))
+    await asyncio.wait([delivering], timeout=0.1)
+    assert not delivering.done()
+    backend.calls[b"call 1"].set_result(b"1")
+    await delivering
+    backend.calls[b"call 2"].set_result(b"2")
+    await settled()
+    assert published(bench) == [b"1", b"2"]
+
+
+async def test_closing_gives_up_what_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "HELD_S", 0.01)
+    bench = Bench(on_record=looking_up, upstreams={"backend": Backend()})
+    await bench.gateway.deliver([bus_message(b"call", subject="a"), bus_message(b"2", subject="a")])
+    await bench.gateway.close(0.01)
+    assert published(bench) == []
 
 
 async def test_messages_that_need_a_look_up_are_not_taken_at_once() -> None:

@@ -116,6 +116,7 @@ class Gateway:
         await self._clients.finish(within_s)
 
     async def close(self, within_s: float) -> None:
-        """Waits for backends to confirm what clients sent them, then gives up on that and on calls."""
+        """Waits for backends to confirm what clients sent them, then gives up on that, on look-ups and on calls."""
         await self._actions.settle(within_s)
+        await self._backends.close(within_s)
         await self._clients.close()

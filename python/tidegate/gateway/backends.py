@@ -68,6 +68,11 @@ class Backends:
         elif self._hand_over(batch):
             await self._relief()
 
+    async def close(self, within_s: float) -> None:
+        """Gives what waits for a look-up so long."""
+        if self._records is not None:
+            await self._records.close(within_s)
+
     async def _serve(self, records: Records, batch: Sequence[BusMessage]) -> None:
         await records.serve(batch)
         self._count_all(batch)

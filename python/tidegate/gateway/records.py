@@ -1,7 +1,8 @@
-"""Bus messages that need a look-up before it is known who gets them: a batch in, and back when all of it was served.
+"""Bus messages that need a look-up before it is known who gets them: a batch in, and back when it was served.
 
-A message that waits holds up those behind it with the same key only; the rest of the batch goes on. Rule: within a
-stream and subject everything is served in order, and what the profile fails on is skipped and counted.
+A message that waits holds up those behind it with the same key only. The rest of its batch goes on, and so does the bus
+after HELD_S: a service that is away must not silence groups that are known. Rule: within a stream and subject all is
+served in order, and what the profile fails on is skipped and counted.
 """
 
 import asyncio
@@ -14,31 +15,54 @@ from tidegate.profile import BusMessage, HasRecords
 
 Key: TypeAlias = tuple[str, str]
 
+# So long a batch waits for look-ups, which take milliseconds where the services are there. Then it counts as handed
+# over: a crash would lose what still waits
+HELD_S = 1.0
+# Messages that wait beyond their batch, some 10 MB; with more of them the bus is held back
+WAITING_MAX = 10_000
+
 
 class Records:
     def __init__(self, profile: HasRecords, steps: StepRunner, faults: Faults) -> None:
         self._profile = profile
         self._steps = steps
         self._faults = faults
+        self._last: dict[Key, asyncio.Task[None]] = {}  # of each key that waits, the newest message's
+        self._waiting: set[asyncio.Task[None]] = set()
 
     async def serve(self, batch: Sequence[BusMessage]) -> None:
-        """As many tasks at once as the batch has messages that wait; batches are bounded by the bus."""
-        queues: dict[Key, asyncio.Task[None]] = {}
-        try:
-            for message in batch:
-                self._serve_one(message, queues)
-            self._steps.flush()
-            while waiting := [task for task in queues.values() if not task.done()]:
-                await asyncio.wait(waiting)
-        finally:
-            for task in queues.values():
-                task.cancel()
+        began = set(self._waiting)
+        for message in batch:
+            self._serve_one(message)
+        self._steps.flush()
+        if ours := self._waiting - began:
+            await self._hold(ours)
+        while len(self._waiting) > WAITING_MAX:
+            await asyncio.wait(self._waiting, return_when=asyncio.FIRST_COMPLETED)
 
-    def _serve_one(self, message: BusMessage, queues: dict[Key, asyncio.Task[None]]) -> None:
+    async def _hold(self, ours: set[asyncio.Task[None]]) -> None:
+        try:
+            await asyncio.wait(ours, timeout=HELD_S)
+        except asyncio.CancelledError:
+            # not handed over: the bus repeats all of it
+            for task in ours:
+                task.cancel()
+            raise
+
+    async def close(self, within_s: float) -> None:
+        """Gives what waits so long, then gives it up."""
+        if self._waiting:
+            await asyncio.wait(self._waiting, timeout=within_s)
+        left = list(self._waiting)
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
+    def _serve_one(self, message: BusMessage) -> None:
         key = (message.stream, message.subject)
-        before = queues.get(key)
+        before = self._last.get(key)
         if before is not None:
-            queues[key] = asyncio.get_running_loop().create_task(self._after(before, message))
+            self._wait(key, self._after(before, message))
             return
         try:
             steps = self._profile.on_record(message)
@@ -47,10 +71,20 @@ class Records:
             self._faults.profile(error)
             return
         if not isinstance(reached, Ended):
-            queues[key] = asyncio.get_running_loop().create_task(self._guarded(self._steps.finish(steps, reached)))
+            self._wait(key, self._guarded(self._steps.finish(steps, reached)))
+
+    def _wait(self, key: Key, serving: Coroutine[Any, Any, None]) -> None:
+        task = self._last[key] = asyncio.get_running_loop().create_task(serving)
+        self._waiting.add(task)
+        task.add_done_callback(lambda ended: self._ended(key, ended))
+
+    def _ended(self, key: Key, task: asyncio.Task[None]) -> None:
+        self._waiting.discard(task)
+        if self._last.get(key) is task:
+            del self._last[key]
 
     async def _after(self, before: asyncio.Task[None], message: BusMessage) -> None:
-        await before
+        await asyncio.wait((before,))
         await self._guarded(self._run(message))
 
     async def _run(self, message: BusMessage) -> None:

@@ -157,8 +157,11 @@ class _Reader:
                 self.set(name, "ws.message_burst", BURST_S * int(text))
 
     def heartbeat(self) -> None:
-        """Dead is who was not heard for PONG_WAIT or HEARTBEAT_TIMEOUT, whichever is shorter. Pings go out each
-        PING_PERIOD, so the rest is for the answer."""
+        """Dead is who was not heard for PONG_WAIT or HEARTBEAT_TIMEOUT, whichever is shorter.
+
+        Two pings go out in that time, so that a client which never answers them, but says something each
+        HEARTBEAT_INTERVAL, was heard between them; after the second it has what PING_PERIOD leaves for an answer.
+        """
         period, wait = self._seconds("PING_PERIOD", 54.0), self._seconds("PONG_WAIT", 60.0)
         silent = self._seconds("HEARTBEAT_TIMEOUT", 90.0)
         if period is None or wait is None or silent is None:
@@ -168,7 +171,7 @@ class _Reader:
             self.warnings.append("PONG_WAIT and HEARTBEAT_TIMEOUT must be more than PING_PERIOD: a second more counts")
         given = [name for name in ("PONG_WAIT", "HEARTBEAT_TIMEOUT", "PING_PERIOD") if self.text(name)[1]]
         if given:
-            self.set(given[0], "ws.ping_interval", f"{period * 1000:.0f}ms")
+            self.set(given[0], "ws.ping_interval", f"{period * 500:.0f}ms")
             self.set(given[0], "ws.pong_timeout", f"{max(1.0, longest - period) * 1000:.0f}ms")
 
     def _seconds(self, name: str, default: float) -> float | None:

@@ -60,20 +60,24 @@ class Pushes:
                 done.append(push.ticket)
         return done
 
-    def end(self, push: Push) -> list[str]:
-        """The time is up, or all are in: devices that did not ack. A second time there are none."""
-        silent = sorted(device for _, device, _ in push.waiting)
-        for key in push.waiting:
-            self._forget(key, push)
-        push.waiting.clear()
-        return silent
+    def end(self, push: Push) -> tuple[list[str], int]:
+        """The time is up, or all are in: devices that did not ack, and how many of them nobody waits for any more.
 
-    def _forget(self, key: Key, push: Push) -> None:
+        A second time there are none.
+        """
+        silent = sorted(device for _, device, _ in push.waiting)
+        given_up = sum(self._forget(key, push) for key in push.waiting)
+        push.waiting.clear()
+        return silent, given_up
+
+    def _forget(self, key: Key, push: Push) -> bool:
+        """False if another push waits for the same ack."""
         left = [other for other in self._pending.get(key, ()) if other is not push]
         if left:
             self._pending[key] = left
-            return
+            return False
         self._pending.pop(key, None)
         self._late[key] = None
         if len(self._late) > self._late_max:
             del self._late[next(iter(self._late))]
+        return True

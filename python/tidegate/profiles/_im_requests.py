@@ -110,9 +110,9 @@ class Requests:
                 yield Add("im_gateway_duplicate_messages_total")
             else:
                 yield Send(device.conn, _frame(said, device))
-        if keys:
-            yield Add("im_gateway_ack_pending_total", amount=len(keys))
-            yield _span("im-gateway.ack.register", delivery.request, 0.0, devices=len(keys))
+        if fresh := len(keys) - len(known):
+            yield Add("im_gateway_ack_pending_total", amount=fresh)
+            yield _span("im-gateway.ack.register", delivery.request, 0.0, devices=fresh)
 
     def _elsewhere(self, delivery: Delivery) -> Generator[Action, Any, dict[str, str]]:
         """Device -> node, of devices that are not here. One that should be here and is not has failed."""
@@ -159,12 +159,12 @@ class Requests:
     def _end(self, delivery: Delivery) -> Doing:
         if delivery.push is None:
             return
-        silent = self._pushes.end(delivery.push)
+        silent, given_up = self._pushes.end(delivery.push)
         delivery.delivered += delivery.push.acked
         delivery.failed += silent
-        if silent:
-            yield Add("im_gateway_ack_timeouts_total", amount=len(silent))
-            yield _span("im-gateway.ack.timeout", delivery.request, 0.0, devices=len(silent))
+        if given_up:
+            yield Add("im_gateway_ack_timeouts_total", amount=given_up)
+            yield _span("im-gateway.ack.timeout", delivery.request, 0.0, devices=given_up)
 
     def _queue(self, delivery: Delivery) -> Doing:
         """`ACK_MODE=queued`: delivered is what waits for its client, as in the original."""

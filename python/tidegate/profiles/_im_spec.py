@@ -64,15 +64,18 @@ DEFAULTS = {
     "kafka.group_id": "im-gateway-service",
     "kafka.topics": list(TOPICS),
     "kafka.broadcast_topic": "",
+    # the original's 1 KiB would hold a lone message up for the broker's wait
+    "kafka.min_bytes": 1,
     "jwt.allowed_issuers": [],
     "ws.max_connections": 1_000_000,
     "ws.max_message_size": 2 * 10_240,
     "ws.message_rate": 100,
     "ws.message_burst": 200,
     "ws.message_rate_per_user": 100,
-    "ws.ping_interval": "54s",
+    # two in the original's minute: who never answers them but is heard between is alive
+    "ws.ping_interval": "27s",
     "ws.pong_timeout": "6s",
-    "ws.unanswered_pings": 1,
+    "ws.unanswered_pings": 2,
     "ws.outbox_policy": "drop",
     # rooms are large groups, which a user is in by the thousand at most, and never by a wish of a client
     "ws.max_rooms": 10_000,

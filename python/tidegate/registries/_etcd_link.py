@@ -19,6 +19,8 @@ from tidegate.registries._etcd_wire import Message, protos
 
 # A batch is written in 5 ms; two of these fit almost into what a call may take
 ASK_S = 2.0
+# Each of many answers on one stream takes a turn of the loop, which may be busy with a storm of registrations
+ANSWER_S = 0.02
 # In a row, of an endpoint that is the only one: then a new connection is tried. One may be a hiccup of an election
 TIMEOUTS_MAX = 2
 FAILURES_MAX = 3
@@ -92,7 +94,8 @@ class Link:
         wires = await self._connected()
         requests = [protos.LeaseKeepAliveRequest(ID=lease) for lease in leases]
         with self._translated(wires):
-            call = wires.lease.LeaseKeepAlive(iter(requests), timeout=ASK_S * 2, metadata=wires.metadata)
+            within = ASK_S * 2 + ANSWER_S * len(leases)
+            call = wires.lease.LeaseKeepAlive(iter(requests), timeout=within, metadata=wires.metadata)
             try:
                 return {int(answer.ID): int(answer.TTL) async for answer in call}
             finally:

@@ -129,8 +129,8 @@ impl Reading<'_> {
             self.outcome = Some(Outcome::PeerClosed(code));
             return ControlFlow::Continue(());
         }
-        let (rate, burst) = (self.settings.message_rate, self.settings.message_burst);
-        if rate > 0 && !self.client.allowance.take(self.now, rate, burst, self.cost(&incoming)) {
+        let (rate, cost) = (self.settings.message_rate, self.cost(&incoming));
+        if rate > 0 && !self.client.allowance.take(self.now, rate, self.burst(cost), cost) {
             return self.beyond_the_rate(&incoming);
         }
         // after our close frame only the peer's counts
@@ -146,6 +146,12 @@ impl Reading<'_> {
             }
         }
         ControlFlow::Continue(())
+    }
+
+    /// Who has used up what it may send can still acknowledge what it gets: a tenth of the burst is kept for that.
+    fn burst(&self, cost: u32) -> u32 {
+        let burst = self.settings.message_burst;
+        if cost == WHOLE { burst } else { burst.saturating_add(burst.div_ceil(10)) }
     }
 
     fn cost(&self, incoming: &Incoming<'_>) -> u32 {

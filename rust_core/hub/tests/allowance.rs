@@ -65,13 +65,25 @@ fn a_message_in_fragments_is_judged_as_a_whole() {
 fn a_flood_of_what_is_not_marked_is_bounded_too() {
     let mut world = marked_world(None);
     let [acks, pings] = [0; 2].map(|_| world.open(&[]));
-    say(&mut world, acks, ACK, 2000);
-    world.receive(pings, &client::frame(PING, b"").repeat(2000));
+    say(&mut world, acks, ACK, 2200);
+    world.receive(pings, &client::frame(PING, b"").repeat(2200));
     assert_eq!(world.refused(Refusal::MessageRate), 0);
     say(&mut world, acks, ACK, 1);
     world.receive(pings, &client::frame(PING, b""));
     assert_eq!(world.refused(Refusal::MessageRate), 2);
     assert_eq!(world.frames(pings).last().map(client::Frame::close_code), Some(1008));
+}
+
+#[test]
+fn who_has_used_up_what_it_may_send_can_still_acknowledge() {
+    let mut world = marked_world(Some(b"slow down"));
+    let conn = world.open(&[]);
+    say(&mut world, conn, CHAT, 40);
+    say(&mut world, conn, ACK, 200);
+    assert_eq!((world.hub.stats().messages_in, world.texts(conn).len()), (220, 20));
+    say(&mut world, conn, ACK, 1);
+    say(&mut world, conn, CHAT, 1);
+    assert_eq!(world.texts(conn).len(), 2);
 }
 
 #[test]

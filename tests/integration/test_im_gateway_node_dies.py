@@ -1,0 +1,152 @@
+"""im-gateway whose nodes die or stand still: that costs others little, and who comes back goes on where it was.
+
+Rule: nothing here tells the other node; it has to notice.
+"""
+
+import asyncio
+import signal
+from collections.abc import Callable
+
+import pytest
+import redis.asyncio as redis
+from confluent_kafka import Consumer, TopicPartition
+
+from tests.gateways import stop
+from tests.im import Node, await_ready
+from tests.im_backends import Pusher, below
+from tests.im_traffic import Traffic, becomes, comes_in, is_registered, nodes, people, person, stored
+from tests.im_world import GROUPS, World
+
+# A node that dies is forgotten soon, and an ack that does not come is not waited for long
+QUICK = {"REGISTRY_TTL": "4s", "REGISTRY_RENEW_INTERVAL": "1s", "ACK_TIMEOUT": "2s"}
+MEMBERS = {"group_1": ["user_1", "user_2"]}
+GATEWAYS = "/registry/gateways/"
+FORWARDED = "im_gateway_cross_gateway_forward_total"
+# Some seconds each on a quiet machine; several processes start in each, and the first one starts Kafka too
+pytestmark = pytest.mark.timeout(150)
+
+
+def killed(node: Node) -> None:
+    node.kill()
+
+
+def frozen(node: Node) -> None:
+    node.signal(signal.SIGSTOP)
+
+
+async def until_forgotten(world: World, node: Node) -> None:
+    async with asyncio.timeout(20):
+        while node.grpc_address in await below(world.etcd.url, GATEWAYS):  # noqa: ASYNC110 - it can only be asked
+            await asyncio.sleep(0.05)
+
+
+def again(world: World, node: Node, **environ: str) -> Node:
+    """The same node, in a new process."""
+    ports = {"PORT": node.port, "GRPC_PORT": node.grpc_port, "METRICS_PORT": node.metrics_port}
+    return world.starting(**{name: str(port) for name, port in ports.items()}, **environ)
+
+
+@pytest.mark.parametrize(("fault", "reason"), [(killed, "unavailable"), (frozen, "timeout")])
+async def test_pushes_to_a_node_that_died_fail_for_its_devices_alone_until_it_is_forgotten(
+    frail_world: World, fault: Callable[[Node], None], reason: str
+) -> None:
+    frail_world.services.user.tell(groups=MEMBERS)
+    with nodes(frail_world, 2, **QUICK) as (one, two):
+        async with (
+            people((two, "user_1"), (two, "user_2")) as persons,
+            person(one, "user_1") as lost,
+            Pusher(two.grpc_address) as pusher,
+        ):
+            answer = await pusher.push("user_1", msg_id="before")
+            assert (answer.delivered_count, list(answer.failed_devices)) == (2, [])
+            fault(one)
+            answer = await pusher.push("user_1", msg_id="while it is dead", deadline=3)
+            assert (answer.success, answer.delivered_count) == (True, 1)
+            assert list(answer.failed_devices) == [lost.device.id]
+            failures = f'{FORWARDED}{{kind="message",reason="{reason}",result="failure"}}'
+            assert two.metrics()[failures] == 1
+            persons[0].got["push"].clear()
+            async with Traffic(frail_world, [two], persons, MEMBERS) as traffic:
+                await until_forgotten(frail_world, one)
+                await is_registered(frail_world, (two, persons[0]), (two, persons[1]))
+                answer = await pusher.push("user_2", msg_id="forgotten")
+                assert (answer.delivered_count, list(answer.failed_devices)) == (1, [])
+                persons[1].got["push"].remove("forgotten")
+                if fault is frozen:
+                    one.signal(signal.SIGCONT)
+                    await is_registered(frail_world, (one, lost), (two, persons[0]), (two, persons[1]))
+                    assert await lost.is_alive()
+                await traffic.goes_on()
+            await traffic.settled()
+
+
+async def test_receipts_of_the_absent_are_stored_by_whoever_is_first_among_the_living_and_none_is_lost(
+    frail_world: World,
+) -> None:
+    records = frail_world.records()
+    with nodes(frail_world, 2, **QUICK) as (first, second):
+        first.kill()
+        await records.read_receipt("user_away", "user_0", msg_id="while the other still counts")
+        await until_forgotten(frail_world, first)
+        await records.read_receipt("user_away", "user_0", msg_id="after")
+        async with redis.from_url(frail_world.redis.url) as kept:
+            await stored(kept, "user_away", "after")
+            back = again(frail_world, first, **QUICK)
+            try:
+                await_ready(back)
+                print(await stored(kept, "user_away", "while the other still counts", "after"))
+                await records.read_receipt("user_away", "user_0", msg_id="the first again")
+                found = await stored(kept, "user_away", "the first again")
+                assert found.count("the first again") == 1
+                assert second.is_alive()
+            finally:
+                stop(back)
+
+
+async def test_a_node_that_was_killed_goes_on_with_the_records_that_came_meanwhile(frail_world: World) -> None:
+    """Whoever is back before their messages are handed over gets them: here the user service holds these up."""
+    services, records = frail_world.services, frail_world.records()
+    services.user.tell(groups=MEMBERS | {"group_new": ["user_1"]})
+    with nodes(frail_world, 1) as (first,):
+        async with person(first, "user_1") as before:
+            sent = [f"before:{number}" for number in range(50)]
+            for msg_id in sent:
+                await records.group_message("group_1", "user_0", "hello", msg_id=msg_id)
+            await before.has("group_1", sent)
+            await becomes(lambda: committed(frail_world, first) == written(frail_world))
+            first.kill()
+        services.user.tell(hold=["GetGroupMembers"])
+        sent = [f"meanwhile:{number}" for number in range(50)]
+        for msg_id in sent:
+            await records.group_message("group_new", "user_0", "hello", msg_id=msg_id)
+        back = again(frail_world, first)
+        try:
+            await becomes(lambda: back.get("/health")[0] == 200)
+            await comes_in(back)
+            async with person(back, "user_1") as after:
+                services.user.tell(hold=[])
+                await after.has("group_new", sent)
+                assert (after.got["group_new"], after.got["group_1"]) == (sent, [])
+                counted = back.metrics()
+                looked_up = (f"im_gateway_cache_{how}_total" for how in ("hits", "misses"))
+                assert sum(counted[name] for name in looked_up) == len(sent), "only what came meanwhile"
+        finally:
+            stop(back)
+
+
+def committed(world: World, node: Node) -> int:
+    return offset(world, node, lambda consumer, place: consumer.committed([place], timeout=5)[0].offset)
+
+
+def written(world: World) -> int:
+    return offset(world, None, lambda consumer, place: consumer.get_watermark_offsets(place, timeout=5)[1])
+
+
+def offset(world: World, node: Node | None, ask: Callable[[Consumer, TopicPartition], int]) -> int:
+    """As anybody sees it who asks the broker."""
+    group = f"im-gateway-service-{node.grpc_address if node else 'nobody'}"
+    consumer = Consumer({"bootstrap.servers": world.kafka.address, "group.id": group})
+    try:
+        return ask(consumer, TopicPartition(GROUPS, 0))
+    finally:
+        consumer.close()
