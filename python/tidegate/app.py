@@ -374,4 +374,7 @@ def _engine(options: Options) -> Engine:
     except OSError as error:
         if error.errno in (errno.EADDRINUSE, errno.EACCES):
             raise cannot_listen(options["host"], options["port"], error, "server.port") from None
-        raise StartError(error.strerror or str(error), "`tidegate doctor` looks at the machine's limits.") from None
+        cure = "`tidegate doctor` looks at the machine's limits."
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            cure = f"Raise the limit of descriptors (ulimit -n), or lower ws.max_connections; {cure}"
+        raise StartError(error.strerror or str(error), cure) from None

@@ -170,6 +170,14 @@ def test_circuits_are_shown_by_upstream_and_by_target_where_one_has_many():
     assert found == {("auth",): 0, ("im",): 1, ("peers:10.0.0.1:9093",): 1, ("peers:10.0.0.2:9093",): 0}
 
 
+def test_what_a_bus_lost_is_shown_by_stream():
+    class LosingBus(LaggingBus):
+        def lost_by_stream(self):
+            return {"group_msg": 3}
+
+    assert of(shown(LAG, bus=LosingBus()), "tidegate_bus_lost_total") == {("group_msg",): 3}
+
+
 def test_seconds_are_those_of_one_upstreams_calls_by_method():
     family = Family("x_forward_seconds", "Forwards.", "kind", source="seconds:nodes")
     found = scraped(exposition(names=None, families=(family,), upstreams=lambda: {"nodes": SampleUpstream()}))

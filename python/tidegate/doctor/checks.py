@@ -135,6 +135,12 @@ def check_metrics_port(machine: Readings, settings: Settings) -> Check:
     return _port("metrics port", settings.metrics.host, settings.metrics.port, fault, "metrics.port")
 
 
+def check_grpc_port(machine: Readings, settings: Settings) -> Check:
+    if machine.grpc_port_fault is None:
+        return Check("gRPC port", "not served", "nothing", "ok")
+    return _port("gRPC port", settings.grpc.host, settings.grpc.port, machine.grpc_port_fault, "grpc.port")
+
+
 def check_tls(machine: Readings, settings: Settings) -> Check:
     needed = "a certificate, its key, not expired"
     if not settings.server.tls_cert:
@@ -188,6 +194,7 @@ CHECKS: Sequence[Callable[[Readings, Settings], Check]] = (
     check_clock,
     check_port,
     check_metrics_port,
+    check_grpc_port,
     check_tls,
     check_secret,
 )

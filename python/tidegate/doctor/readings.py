@@ -38,12 +38,13 @@ class Readings:
     clock_synchronised: bool | None
     main_port_fault: str = ""  # why it can't be bound
     metrics_port_fault: str = ""
+    grpc_port_fault: str | None = None  # None = the profile serves no gRPC
     tls_fault: str = ""
     tls_days_left: int | None = None
     peers: tuple[Peer, ...] = ()  # what the profile is connected to
 
 
-def read_machine(settings: Settings, peers: tuple[Peer, ...] = ()) -> Readings:
+def read_machine(settings: Settings, peers: tuple[Peer, ...] = (), *, serves_grpc: bool = False) -> Readings:
     tls_fault, tls_days_left = _read_tls(settings.server.tls_cert, settings.server.tls_key)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     files = _number(SYSCTL / "fs/file-max")
@@ -60,6 +61,7 @@ def read_machine(settings: Settings, peers: tuple[Peer, ...] = ()) -> Readings:
         clock_synchronised=_read_clock(),
         main_port_fault=_read_port(settings.server.host, settings.server.port),
         metrics_port_fault=_read_port(settings.metrics.host, settings.metrics.port),
+        grpc_port_fault=_read_port(settings.grpc.host, settings.grpc.port) if serves_grpc else None,
         tls_fault=tls_fault,
         tls_days_left=tls_days_left,
         peers=peers,

@@ -27,7 +27,8 @@ def report(
     """Prints every check; 1 if any fails. With a fault in the configuration, `settings` are the defaults, and without
     a `spec` nobody is asked anything."""
     peers = read_peers(settings, spec) if spec is not None else ()
-    checks = judge(read_machine(settings, peers), settings, load_test=load_test)
+    serves_grpc = spec is not None and bool(spec.services)
+    checks = judge(read_machine(settings, peers, serves_grpc=serves_grpc), settings, load_test=load_test)
     if config_fault is not None:
         fault = Check("configuration", "wrong; the defaults are checked", "right", "fail", str(config_fault))
         checks = [fault, *(check for check in checks if check.name not in UNKNOWN_BY_DEFAULTS)]

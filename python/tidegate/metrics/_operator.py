@@ -14,7 +14,7 @@ from prometheus_client.core import Metric
 from tidegate.buses import Bus
 from tidegate.counters import GatewayCounters
 from tidegate.metrics import _shapes as shapes
-from tidegate.metrics._sources import Rpcs, Sources, Spans, TokenCache
+from tidegate.metrics._sources import KnowsLost, Rpcs, Sources, Spans, TokenCache
 from tidegate.registries import Registry
 from tidegate.upstreams import Upstream, UpstreamStats
 
@@ -69,6 +69,9 @@ def _gateway_metrics(counters: GatewayCounters) -> Iterator[Metric]:
 def _bus_metrics(bus: Bus) -> Iterator[Metric]:
     yield shapes.gauge("tidegate_bus_ready", "1 while messages flow from the backends.", int(bus.is_ready()))
     yield from _plain(BUS_STATS, bus.stats())
+    if isinstance(bus, KnowsLost):
+        text = "Messages that the backend threw away before this node had read them."
+        yield shapes.labelled("tidegate_bus_lost_total", text, ("stream",), shapes.by_one(bus.lost_by_stream()))
 
 
 def _token_metrics(tokens: TokenCache) -> Iterator[Metric]:

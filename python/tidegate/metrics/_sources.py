@@ -55,6 +55,13 @@ class KnowsLagByStream(Protocol):
     def lag_by_stream(self) -> Mapping[str, int]: ...
 
 
+@runtime_checkable
+class KnowsLost(Protocol):
+    """A bus that says for each stream how many messages it can never have: trimmed before they were read."""
+
+    def lost_by_stream(self) -> Mapping[str, int]: ...
+
+
 def nothing() -> None:
     """A source that this gateway has not."""
 
