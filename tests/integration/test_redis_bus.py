@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 from tidegate.buses import Bus, open_bus
 from tidegate.buses.redis import RedisBus
-from tidegate.doctor.readings import _probe_redis
+from tidegate.doctor.probes import _probe_redis
 from tidegate.errors import BusError
 
 from tests.buses import Gateway, Redis, RedisBackend, Settings, consuming, numbered, redis_backend_on, until
