@@ -6,21 +6,16 @@ crash. `kill` one of them and the other two go on.
 
 import concurrent.futures
 import contextlib
-import json
 import sys
 import tempfile
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
-from tests.servers import Server, free_port
-
-CONTROL_S_MAX = 10
+from tests.servers import ToldServer, free_port
 
 
-class ImService(Server):
+class ImService(ToldServer):
     """`role` is "auth", "im" or "user". `start` after `kill` or `stop`: the same ports, what it was told, nothing else.
 
     tell(...)       changes how it behaves from now on, by these names; what is not named stays. Of all three:
@@ -58,8 +53,8 @@ class ImService(Server):
     def __init__(self, role: str) -> None:
         self.role, self.name = role, f"the {role} service"
         port, directory = free_port(), Path(tempfile.mkdtemp(prefix=f"tidegate-im-{role}-"))
-        self._control_port = free_port(but=port)
-        command = [sys.executable, "-m", "tests.im_app", role, str(port), str(self._control_port)]
+        self.control_port = free_port(but=port)
+        command = [sys.executable, "-m", "tests.im_app", role, str(port), str(self.control_port)]
         super().__init__([*command, str(directory / "told.json")], port, directory)
 
     @property
@@ -69,12 +64,6 @@ class ImService(Server):
     @property
     def url(self) -> str:
         return f"grpc://{self.address}"
-
-    def tell(self, **behaviour: Any) -> None:
-        self._control("/_tell", behaviour)
-
-    def reset(self) -> None:
-        self.tell(reset=True)
 
     def renew(self) -> None:
         """As new: it forgets, and comes back if a test killed or froze it."""
@@ -93,36 +82,12 @@ class ImService(Server):
         counts: dict[str, int] = self._control("/_seen")["counts"]
         return counts.get(method, 0) if method else sum(counts.values())
 
-    def together(self) -> int:
-        return int(self._control("/_seen")["together"])
-
-    def inside(self) -> int:
-        return int(self._control("/_seen")["inside"])
-
     def pushes(self) -> list[dict[str, Any]]:
         pushed: list[dict[str, Any]] = self._control("/_pushes")
         return pushed
 
     def offline(self) -> list[tuple[str, str]]:
         return [(recipient, msg_id) for recipient, msg_id in self._control("/_offline")]
-
-    def _control(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        url = f"http://127.0.0.1:{self._control_port}{path}"
-        data = None if body is None else json.dumps(body).encode()
-        try:
-            with urllib.request.urlopen(url, data=data, timeout=CONTROL_S_MAX) as answer:
-                return json.load(answer)
-        except urllib.error.HTTPError as refused:
-            with refused:
-                raise AssertionError(f"{self.name} did not take it: {refused.read().decode()}") from None
-
-    def _answers(self) -> bool:
-        """The control listens after the service does."""
-        try:
-            self._control("/_seen")
-        except OSError:
-            return False
-        return True
 
 
 class ImServices:

@@ -6,15 +6,12 @@ Rule: as with every server of the tests, a free port, started and ended by its o
 import json
 import sys
 import tempfile
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.servers import Server, free_port
-
-CONTROL_S_MAX = 10
+from tests.servers import ToldServer, free_port
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +27,7 @@ class Received:
         return json.loads(self.body)
 
 
-class RestBackend(Server):
+class RestBackend(ToldServer):
     """`start` after `kill` or `stop`: the same port, nothing remembered.
 
     Token `user-7` is user 7, `User 7` by name; a token that begins with "bad" is refused; any other is somebody too.
@@ -60,35 +57,12 @@ class RestBackend(Server):
     def __init__(self) -> None:
         port, directory = free_port(), Path(tempfile.mkdtemp(prefix="tidegate-rest-"))
         super().__init__([sys.executable, "-m", "tests.rest_app", str(port)], port, directory)
+        self.control_port = port
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def tell(self, **behaviour: Any) -> None:
-        self._control("/_tell", behaviour)
-
-    def reset(self) -> None:
-        self.tell(reset=True)
-
     def requests(self, call: str = "") -> list[Received]:
         received = [Received(**fields) for fields in self._control("/_seen")["requests"]]
         return [request for request in received if call in ("", request.call)]
-
-    def together(self) -> int:
-        return int(self._control("/_seen")["together"])
-
-    def inside(self) -> int:
-        return int(self._control("/_seen")["inside"])
-
-    def _control(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        data = None if body is None else json.dumps(body).encode()
-        with urllib.request.urlopen(self.url + path, data=data, timeout=CONTROL_S_MAX) as answer:
-            return json.load(answer)
-
-    def _answers(self) -> bool:
-        try:
-            self._control("/_seen")
-        except OSError:
-            return False
-        return True

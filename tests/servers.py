@@ -6,6 +6,7 @@ Rule: a server that is not installed fails the test with the cure; it is skipped
 
 import atexit
 import contextlib
+import json
 import random
 import shutil
 import signal
@@ -14,14 +15,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import pytest
 
 REPOSITORY = Path(__file__).parent.parent
 START_S_MAX = 20  # 30 ms on a quiet machine; a busy one and a file store with much in it take longer
+CONTROL_S_MAX = 10
 STOP_S_MAX = 10  # then SIGKILL: a test that ends must not wait for a clean shutdown
 # Below the ephemeral range: no client socket takes the port while its server is down for a moment.
 PORTS = range(12_000, 30_000)
@@ -105,6 +109,44 @@ class Server:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+class ToldServer(Server):
+    """A program of the tests that is told over HTTP what to do, and tells what it saw."""
+
+    control_port: int
+
+    def tell(self, **behaviour: Any) -> None:
+        self._control("/_tell", behaviour)
+
+    def reset(self) -> None:
+        self.tell(reset=True)
+
+    def together(self) -> int:
+        """The most requests that were in it at once."""
+        return int(self._control("/_seen")["together"])
+
+    def inside(self) -> int:
+        """Those that are now."""
+        return int(self._control("/_seen")["inside"])
+
+    def _control(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        url = f"http://127.0.0.1:{self.control_port}{path}"
+        data = None if body is None else json.dumps(body).encode()
+        try:
+            with urllib.request.urlopen(url, data=data, timeout=CONTROL_S_MAX) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as refused:
+            with refused:
+                raise AssertionError(f"{self.name} did not take it: {refused.read().decode()}") from None
+
+    def _answers(self) -> bool:
+        """The control listens after all else does."""
+        try:
+            self._control("/_seen")
+        except OSError:
+            return False
+        return True
 
 
 class NatsServer(Server):

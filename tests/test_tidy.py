@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "python" / "tidegate"
 FILE_LINES_MAX = 500
 FUNCTION_LINES_MAX = 70
-VOCABULARY = {"config", "errors", "profile", "calls", "counters", "engine", "origins", "protos", "rates"}
+VOCABULARY = {"config", "errors", "profile", "calls", "counters", "engine", "origins", "protos", "rates", "schemes"}
 # a layer may import itself, those below it, and the vocabulary
 LAYERS = [
     {"cli", "__main__"},

@@ -411,7 +411,10 @@ async def test_a_service_that_no_proto_file_has_is_a_plain_mistake(served: Serve
 def test_without_the_extra_the_error_says_what_to_install() -> None:
     code = "import sys; sys.modules['grpc'] = None; import tidegate.api.grpc"
     tried = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=WAIT_S, check=False)
-    assert "ConfigError: gRPC needs grpc, which is not installed. pip install 'tidegate[grpc]'" in tried.stderr
+    assert (
+        "ConfigError: the port of gRPC needs the package grpc. Install it with: pip install 'tidegate[grpc]'"
+        in tried.stderr
+    )
 
 
 def is_open(port: int) -> bool:

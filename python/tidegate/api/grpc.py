@@ -9,7 +9,8 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 
 from tidegate.api.server import bind_tcp
-from tidegate.errors import ConfigError, StartError
+from tidegate.errors import StartError
+from tidegate.schemes import missing
 
 try:
     import grpc
@@ -23,9 +24,7 @@ try:
     from tidegate.api._rpc_health import WATCHES_MAX, Health
     from tidegate.protos.methods import Method, methods_of
 except ImportError as error:
-    raise ConfigError(
-        f"gRPC needs {error.name or 'a library'}, which is not installed", "pip install 'tidegate[grpc]'"
-    ) from None
+    raise missing("the port of gRPC", error, "grpc") from None
 
 __all__ = ["Answer", "GrpcServer"]
 

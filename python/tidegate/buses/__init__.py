@@ -5,15 +5,12 @@ loses nothing.
 Rule: one file a bus, named like its URL scheme, with a function `open_bus`; `tests/contract/test_bus.py` runs on each.
 """
 
-import importlib
-import pkgutil
-import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeAlias
 
 from tidegate.buses._arrived import Arrived
-from tidegate.errors import unknown_name
 from tidegate.profile import BusMessage
+from tidegate.schemes import Schemes
 
 __all__ = [
     "Arrived",
@@ -124,24 +121,20 @@ class BusSettings(Protocol):
 
 def open_bus(url: str, settings: BusSettings, *, node_id: str) -> Bus:
     """The bus that serves the URL's scheme. Connects nothing yet; a URL that cannot be right is a ConfigError."""
-    module = importlib.import_module(f"{__name__}.{scheme_of(url)}")
-    bus: Bus = module.open_bus(url, settings, node_id)
+    bus: Bus = SCHEMES.module(url).open_bus(url, settings, node_id)
     return bus
 
 
 def scheme_of(url: str) -> str:
     """The name of the bus's file. `host:port` alone is NATS, as NATS clients read it."""
-    if HOST_AND_PORT.fullmatch(url):
-        return "nats"
-    scheme = url.partition(":")[0].strip().lower() if ":" in url else ""
-    scheme = SAME_BUS.get(scheme, scheme)
-    files = [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
-    if scheme not in files:
-        # The name only: what follows it may hold a password.
-        raise unknown_name("bus URL scheme", scheme if scheme.isalnum() else "", [f"{name}:" for name in files])
-    return scheme
+    return SCHEMES.of(url)
 
 
-# Schemes that are ways to reach a bus named otherwise.
-SAME_BUS = {"tls": "nats", "ws": "nats", "wss": "nats", "rediss": "redis"}
-HOST_AND_PORT = re.compile(r"(?!memory:)(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}(,.*)?")
+SCHEMES = Schemes(
+    "bus",
+    __name__,
+    __path__,
+    same={"tls": "nats", "ws": "nats", "wss": "nats", "rediss": "redis"},
+    extras={"kafka": "kafka"},
+    bare="nats",
+)

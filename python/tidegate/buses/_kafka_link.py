@@ -2,7 +2,7 @@
 
 The library keeps its own connections, in threads of its own, and heals them by itself. It says so in many lines, which
 go to our log as details: what a person must know is said once by the bus. Rule: the package is imported here and
-nowhere else, so that whoever lacks it is told what to install.
+nowhere else.
 """
 
 import asyncio
@@ -13,15 +13,10 @@ from concurrent.futures import Future
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
-from tidegate.errors import ConfigError
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # public by its docs
 
-try:
-    from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
-    from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # public by its docs
-except ImportError:
-    raise ConfigError(
-        "kafka: needs the package confluent-kafka, which is not installed", "pip install 'tidegate[kafka]'"
-    ) from None
+from tidegate.errors import ConfigError
 
 __all__ = [
     "AdminClient",

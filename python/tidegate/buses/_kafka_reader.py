@@ -71,6 +71,10 @@ class Reader:
         """From now on these are read as well, from there on; of one that was read already nothing old comes."""
         await self._loop.run_in_executor(self._thread, self._assign, dict(starts))
 
+    async def leave(self, places: set[Place]) -> None:
+        """These are read no more."""
+        await self._loop.run_in_executor(self._thread, self._leave, places)
+
     async def read(self) -> Arrival:
         """What is there, or after POLL_S nothing."""
         return await self._loop.run_in_executor(self._thread, self._take)
@@ -90,6 +94,11 @@ class Reader:
             self._consumer.incremental_unassign([TopicPartition(*place) for place in again])
         self._consumer.incremental_assign([TopicPartition(*place, start) for place, start in starts.items()])
         self._assigned |= starts.keys()
+
+    def _leave(self, places: set[Place]) -> None:
+        if left := self._assigned & places:
+            self._consumer.incremental_unassign([TopicPartition(*place) for place in left])
+        self._assigned -= places
 
     def _take(self) -> Arrival:
         arrival = Arrival()

@@ -42,10 +42,11 @@ class Survey:
         self.positions: dict[Place, Position] = {}
         self.changes: dict[Place, Position] = {}
         self.astray: set[Place] = set()  # where the broker has nothing at our position
+        self.gone: set[Place] = set()  # not to be read any more
         self.lost: dict[str, int] = dict.fromkeys(self.names, 0)  # topic -> messages trimmed before we read them
         self._keeps = keeps
         self._remembered: dict[Place, Position] = {}  # of a run before
-        self._absent: set[str] = set()
+        self._absent: dict[str, int] = {}  # topic that is not there -> in how many looks
         self._said: dict[str, str] = {}  # topic -> what is the matter with it, as last logged
         self._is_complete = False
 
@@ -68,6 +69,10 @@ class Survey:
         self.astray -= taken.keys()
         return taken
 
+    def take_gone(self) -> set[Place]:
+        taken, self.gone = self.gone, set()
+        return taken
+
     def lag_by_topic(self) -> dict[str, int]:
         lags = dict.fromkeys(self.names, 0)
         for place, position in self.positions.items():
@@ -87,7 +92,7 @@ class Survey:
                     self._miss(name)
                 else:
                     await self._find(cluster, name, topic)
-                    self._absent.discard(name)
+                    self._absent.pop(name, None)
                     self._say(name, "")
             except TroubleError as trouble:
                 is_complete = False
@@ -99,14 +104,25 @@ class Survey:
         there = [place for place in self.positions if place.topic not in self._absent]
         with contextlib.suppress(TroubleError):  # of a topic that has just gone; the next look tells
             for place, (_, end) in (await cluster.bounds(there)).items():
-                self.positions[place].heard_of(end)
+                if (position := self.positions.get(place)) is not None:
+                    position.heard_of(end)
 
     def _miss(self, name: str) -> None:
-        self._absent.add(name)
-        self._say(name, "there is no such topic yet; it will be read from its beginning")
+        self._absent[name] = self._absent.get(name, 0) + 1
         for place, position in self._of_topic(self.positions, name).items():
             position.end = position.next
-            self.astray.add(place)  # if it comes back, it may be another one
+            self.astray.add(place)
+        if self._is_gone(name):
+            self._say(name, "there is no such topic yet; it will be read from its beginning")
+            self._give_up(name)
+
+    def _give_up(self, name: str) -> None:
+        """If it comes back, it is another one."""
+        for positions in (self.positions, self.changes, self._remembered):
+            for place in self._of_topic(positions, name):
+                del positions[place]
+                self.astray.discard(place)
+                self.gone.add(place)
 
     async def _find(self, cluster: Cluster, name: str, places: list[Place]) -> None:
         current = self._of_topic(self.positions | self.changes, name)
@@ -114,7 +130,8 @@ class Survey:
         if not wanted:
             return
         known = self._of_topic(self._remembered, name) | current
-        stored = await cluster.stored(places) if self._keeps else {}
+        # Kafka may keep the offsets of a topic that was deleted for the next one of its name
+        stored = await cluster.stored(places) if self._keeps and not self._is_gone(name) else {}
         # Known or committed in part: the node has been here, and the rest of it has come since.
         is_new = name in self._absent or bool(known) or bool(stored)
         bounds = await cluster.bounds(wanted)
@@ -130,6 +147,10 @@ class Survey:
         self.changes |= starts
         for place, position in starts.items():
             self._report(place, before[place], position.next)
+
+    def _is_gone(self, name: str) -> bool:
+        """Not only for the moment in which a broker that has just started knows of no topic: what comes is another."""
+        return self._absent.get(name, 0) >= GONE_LOOKS
 
     def _of_topic(self, positions: Mapping[Place, Position], name: str) -> dict[Place, Position]:
         return {place: position for place, position in positions.items() if place.topic == name}
@@ -172,6 +193,8 @@ class Survey:
             positions[place].stored, positions[place].stored_at = reached[place], now
 
 
+# A second apart, and each answered.
+GONE_LOOKS = 2
 # Kafka forgets an offset that was not committed anew for seven days (offsets.retention.minutes), however quiet its
 # topic is, and a cluster may be set to less: the shortest that anybody sets is a day.
 RENEW_S = 3600.0

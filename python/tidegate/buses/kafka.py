@@ -185,10 +185,13 @@ class KafkaBus:
             for batch in arrival.batches.values():
                 await self._hand_over(batch, deliver, offer)
             for place, end in arrival.ends.items():
-                self._topics.positions[place].heard_of(end)
+                if (position := self._topics.positions.get(place)) is not None:
+                    position.heard_of(end)
             self._lose(arrival, self._topics)
 
     async def _next(self, reader: Reader, survey: Survey) -> Arrival:
+        if gone := survey.take_gone():
+            await reader.leave(gone)
         if changes := survey.take_changes():
             await reader.assign({place: position.next for place, position in changes.items()})
         arrival = await reader.read()
@@ -206,7 +209,8 @@ class KafkaBus:
         if batch.messages and not (offer and offer(batch.messages)):
             await self._deliver(batch, deliver)
         for place, reached in batch.reached.items():
-            self._topics.positions[place].next = reached
+            if (position := self._topics.positions.get(place)) is not None:
+                position.next = reached
         self._messages += len(batch.messages)
         self._bytes += sum(len(message.data) for message in batch.messages)
         if batch.junk:
@@ -281,7 +285,8 @@ class KafkaBus:
             arrival = await self._next(listener, self._broadcasts)
             for batch in arrival.batches.values():
                 for place, reached in batch.reached.items():
-                    self._broadcasts.positions[place].next = reached
+                    if (position := self._broadcasts.positions.get(place)) is not None:
+                        position.next = reached
                 for message in batch.messages:
                     self._take(message.subject, message.data, receive)
             self._lose(arrival, self._broadcasts)

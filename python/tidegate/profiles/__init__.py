@@ -6,8 +6,9 @@ What would make a file too long to read lies beside it in `_NAME_*.py`, as pure 
 import importlib
 import pkgutil
 
-from tidegate.errors import ConfigError, unknown_name
+from tidegate.errors import unknown_name
 from tidegate.profile import ProfileSpec
+from tidegate.schemes import missing
 
 DEFAULT = "attchat-gateway"
 
@@ -27,8 +28,7 @@ def find(name: str) -> ProfileSpec:
     except ModuleNotFoundError as error:
         if name not in EXTRAS:
             raise
-        cure = f"Install it with: pip install 'tidegate[{EXTRAS[name]}]'"
-        raise ConfigError(f"the profile {name} needs the package {error.name}", cure) from None
+        raise missing(f"the profile {name}", error, EXTRAS[name]) from None
     return spec
 
 

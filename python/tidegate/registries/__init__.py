@@ -6,14 +6,13 @@ Rule: one file a registry, named like its URL scheme, with a function `open_regi
 runs on each.
 """
 
-import importlib
-import pkgutil
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
-from tidegate.errors import ConfigError, unknown_name
+from tidegate.errors import ConfigError
+from tidegate.schemes import Schemes
 
 __all__ = [
     "CALL_S",
@@ -105,26 +104,16 @@ def open_registry(url: str, settings: RegistrySettings, *, node: str) -> Registr
         raise ConfigError(
             f"{node!r} cannot be a node's name in a registry", "No blanks, no | and no /; at most 255 characters."
         )
-    module = importlib.import_module(f"{__name__}.{scheme_of(url)}")
-    registry: Registry = module.open_registry(url, settings.registry, node)
+    registry: Registry = SCHEMES.module(url).open_registry(url, settings.registry, node)
     return registry
 
 
 def scheme_of(url: str) -> str:
     """The name of the registry's file. `host:port` alone is etcd, as lists of its endpoints are written."""
-    if HOST_AND_PORT.fullmatch(url):
-        return "etcd"
-    scheme = url.partition(":")[0].strip().lower() if ":" in url else ""
-    scheme = SAME_REGISTRY.get(scheme, scheme)
-    files = [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
-    if scheme not in files:
-        # The name only: what follows it may hold a password.
-        raise unknown_name("registry URL scheme", scheme if scheme.isalnum() else "", [f"{name}:" for name in files])
-    return scheme
+    return SCHEMES.of(url)
 
 
-# Schemes that are ways to write one that is named otherwise: etcd's own tools say http
-SAME_REGISTRY = {"http": "etcd"}
-HOST_AND_PORT = re.compile(r"(?!memory:)(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}(,.*)?")
+# etcd's own tools say http
+SCHEMES = Schemes("registry", __name__, __path__, same={"http": "etcd"}, extras={"etcd": "etcd"}, bare="etcd")
 # It is part of keys, and ends at a | in values
 NODE = re.compile(r"[^\s|/]{1,255}")

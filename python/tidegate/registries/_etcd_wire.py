@@ -10,18 +10,10 @@ done keeps nobody else's from being done. Rule: no I/O here. A key as this progr
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
-from tidegate.errors import ConfigError
-
-try:
-    from aetcd import rpc
-except ImportError:
-    raise ConfigError(
-        "a registry on etcd needs packages that are not installed", "Install them with: pip install 'tidegate[etcd]'"
-    ) from None
+from aetcd import rpc
 
 # The library has no types
 Message: TypeAlias = Any
-# For the link, so that the cure above is all that anybody sees
 protos: Any = rpc
 
 USERS = b"/registry/users/"

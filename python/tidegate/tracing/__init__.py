@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from tidegate.errors import ConfigError
 from tidegate.profile import Span
+from tidegate.schemes import missing
 
 # Where collectors listen for traces, below the address that people know
 TRACES_PATH = "/v1/traces"
@@ -37,7 +38,7 @@ def open_tracer(endpoint: str, service_name: str, node: str) -> Tracer | None:
     try:
         from tidegate.tracing._otlp import OtlpTracer  # noqa: PLC0415 - the library is an extra
     except ImportError as error:
-        raise ConfigError(f"otel.endpoint needs {error.name or 'a library'}", "pip install 'tidegate[otel]'") from None
+        raise missing("otel.endpoint", error, "otel") from None
     return OtlpTracer(url, service_name, node)
 
 

@@ -6,13 +6,11 @@ file an upstream, named like its URL scheme, with a function `open_upstream`; `t
 each.
 """
 
-import importlib
-import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from tidegate.errors import ConfigError, unknown_name
+from tidegate.schemes import Schemes
 
 __all__ = [
     "LATENCY_BOUNDS",
@@ -114,31 +112,19 @@ def open_upstream(url: str, settings: UpstreamSettings, name: str = "") -> Upstr
 
     `name` is what the profile calls it, for logs and errors.
     """
-    scheme = scheme_of(url)
-    try:
-        module = importlib.import_module(f"{__name__}.{scheme}")
-    except ModuleNotFoundError as error:
-        if scheme not in EXTRAS:
-            raise
-        cure = f"Install it with: pip install 'tidegate[{EXTRAS[scheme]}]'"
-        raise ConfigError(f"upstreams of the scheme {scheme}: need the package {error.name}", cure) from None
-    upstream: Upstream = module.open_upstream(url, settings, name)
+    upstream: Upstream = SCHEMES.module(url).open_upstream(url, settings, name)
     return upstream
 
 
 def scheme_of(url: str) -> str:
     """The name of the upstream's file."""
-    scheme = url.partition(":")[0].strip().lower() if ":" in url else ""
-    scheme = SAME_UPSTREAM.get(scheme, scheme)
-    files = [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
-    if scheme not in files:
-        # The name only: what follows it may hold a password.
-        valid = [f"{name}:" for name in [*files, *SAME_UPSTREAM]]
-        raise unknown_name("backend URL scheme", scheme if scheme.isalnum() else "", valid)
-    return scheme
+    return SCHEMES.of(url)
 
 
-# Schemes that are ways to reach an upstream named otherwise.
-SAME_UPSTREAM = {"https": "http", "grpcs": "grpc", "rediss": "redis"}
-# Upstreams whose libraries are optional.
-EXTRAS = {"grpc": "grpc"}
+SCHEMES = Schemes(
+    "backend",
+    __name__,
+    __path__,
+    same={"https": "http", "grpcs": "grpc", "rediss": "redis"},
+    extras={"grpc": "grpc"},
+)

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tidegate.calls import HttpAnswer, HttpRequest, RedisRequest, RpcRequest
-from tidegate.errors import ConfigError, UpstreamError
+from tidegate.errors import UpstreamError
+from tidegate.schemes import missing
 from tidegate.upstreams import UNAVAILABLE, UpstreamSettings, UpstreamStats
 from tidegate.upstreams._lobby import Lobby
 from tidegate.upstreams._meter import NO_ANSWER, Meter
@@ -85,8 +86,7 @@ def services_named(name: str) -> "Services":
     try:
         from tidegate.upstreams._services import Services  # noqa: PLC0415 - the libraries are an extra
     except ModuleNotFoundError as error:
-        cure = "Install it with: pip install 'tidegate[grpc]'"
-        raise ConfigError(f"services inside the process need the package {error.name}", cure) from None
+        raise missing("a service inside the process", error, "grpc") from None
     return Services(name)
 
 

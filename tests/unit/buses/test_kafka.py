@@ -59,7 +59,7 @@ def test_without_the_package_the_cure_is_named() -> None:
         "open_bus('memory:', None, node_id='one')\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout.strip() == "pip install 'tidegate[kafka]'"
+    assert done.stdout.strip() == "Install it with: pip install 'tidegate[kafka]'"
 
 
 @pytest.mark.parametrize(
