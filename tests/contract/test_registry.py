@@ -204,7 +204,7 @@ async def test_a_name_that_would_break_a_key_is_refused_and_has_no_devices(url: 
 
 @pytest.mark.parametrize(
     ("given", "words"),
-    [("etdc://localhost", "Did you mean etcd"), ("zookeeper://x", "Valid: etcd:, memory:"), ("", "Valid: ")],
+    [("etdc://localhost", "Did you mean etcd"), ("zookeeper://x", "Valid: etcd:, http:, memory:"), ("", "Valid: ")],
 )
 def test_an_unknown_scheme_names_the_nearest_valid_one(given: str, words: str) -> None:
     with pytest.raises(ConfigError) as refused:
