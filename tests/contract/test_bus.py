@@ -234,7 +234,12 @@ async def test_its_figures_count_what_was_handed_over(backend: Backend) -> None:
 
 @pytest.mark.parametrize(
     ("url", "words"),
-    [("nat://localhost", "Did you mean nats"), ("redsi://x", "Did you mean redis:"), ("", "Valid: "), ("://", "Valid: ")],
+    [
+        ("nat://localhost", "Did you mean nats"),
+        ("redsi://x", "Did you mean redis:"),
+        ("", "Valid: "),
+        ("://", "Valid: "),
+    ],
 )
 def test_an_unknown_scheme_names_the_nearest_valid_one(url: str, words: str) -> None:
     with pytest.raises(ConfigError) as refused:
