@@ -137,13 +137,13 @@ async def test_who_joined_while_redis_was_away_gets_messages_although_redis_come
         async with people((one, "user_1"), (two, "user_2"), (two, "user_3")) as persons:
             await records.group_message("group_1", "user_0", "before", msg_id="before")
             await asyncio.gather(*(each.has("group_1", ["before"]) for each in persons[:2]))
+            assert await kept.smembers("group_members:group_1") == {b"user_1", b"user_2"}, "and they are on disk"
             await asyncio.to_thread(frail_world.redis.kill)
             services.user.tell(groups={"group_1": ["user_1", "user_2", "user_3"]}, status={"all": "UNAVAILABLE"})
             asked = services.user.count()
             await records.membership("group_1", "user_3", "join")
             await becomes(lambda: services.user.count() > asked)
             await asyncio.to_thread(frail_world.redis.start)
-            assert await kept.smembers("group_members:group_1") == {b"user_1", b"user_2"}
             asked = services.user.count()
             await becomes(lambda: services.user.count() > asked)
             assert persons[0].got["membership_change"] == [], "the old members were believed"

@@ -33,6 +33,7 @@ class Records:
         self._groups = groups
         self._members = members
         self._is_first = False
+        self._is_paying = False
         self._owed: deque[tuple[str, bytes]] = deque(maxlen=OWED_MAX)
         kinds = {
             self._on_group: settings.im.group_topics,
@@ -88,9 +89,10 @@ class Records:
             raise BadRecordError
         frame = membership_frame(user, event, group, _number(said, "timestamp"))
         large = self._groups.changed(group)
-        yield from self._members.forget(group)
         if large is not None:
+            # before anything waits: the next message may not
             yield from self._move(large, user, event)
+        yield from self._members.forget(group)
         found = yield from self._members.of(group, (yield Now()))
         if found is not None:
             yield from self._notify(found, frame, user, event)
@@ -144,18 +146,26 @@ class Records:
 
     def _pay(self) -> Steps:
         """What Redis has yet to be told, oldest first, as far as it listens: while it is away nobody waits for it."""
-        while self._owed:
-            owed, is_kept = self._owed.popleft(), False  # other records pay at the same time
-            try:
-                yield services.keep_receipt(*owed)
-                is_kept = True
-            except UpstreamError:
-                yield Count("redis", detail="Redis does not take read receipts; they wait here")
-                return
-            finally:
-                if not is_kept:
-                    self._owed.appendleft(owed)
-            yield Add("im_gateway_offline_queue_size")
+        if self._is_paying:
+            return  # whoever does comes to all of them, and two would change their order
+        self._is_paying = True
+        try:
+            while self._owed:
+                yield from self._pay_oldest()
+        except UpstreamError:
+            yield Count("redis", detail="Redis does not take read receipts; they wait here")
+        finally:
+            self._is_paying = False
+
+    def _pay_oldest(self) -> Steps:
+        owed, is_kept = self._owed.popleft(), False
+        try:
+            yield services.keep_receipt(*owed)
+            is_kept = True
+        finally:
+            if not is_kept:
+                self._owed.appendleft(owed)
+        yield Add("im_gateway_offline_queue_size")
 
 
 DIALECTS = (False, True)
