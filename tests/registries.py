@@ -39,7 +39,12 @@ class Node:
     def __init__(self, registry: Registry, name: str) -> None:
         self.registry = registry
         self.name = name
-        self.taken: list[int] = []
+        self.taken: list[int] = []  # connections
+        self.lost_places: list[Place] = []
+
+    def lost(self, place: Place) -> None:
+        self.taken.append(place.conn)
+        self.lost_places.append(place)
 
     async def register(self, place: Place, others_max: int = OTHERS_MAX) -> bool:
         answer: bool = await self.registry.call("register", Enter(place, others_max))
@@ -77,7 +82,7 @@ class Node:
 async def running(url: str, name: str = "one", *, ready: bool = True, **ttl: float) -> AsyncIterator[Node]:
     """A node for the length of a block, that says goodbye at its end."""
     node = Node(open_registry(url, Settings(Ttl(**ttl)), node=name), name)
-    task = asyncio.create_task(node.registry.run(node.taken.append))
+    task = asyncio.create_task(node.registry.run(node.lost))
     try:
         if ready:
             await node.is_ready()

@@ -139,11 +139,8 @@ class Engine:
     def set_tls(self, certificate_pem: bytes, key_pem: bytes) -> None:
         """New TLS handshakes use this certificate. ValueError names what is wrong with it; the old one stays then."""
 
-    def begin_drain(self, within_ms: int, farewell: bytes | None = None) -> None:
-        """Refuses upgrades with 503, delivers what is owed, closes everybody with 1001 spread over the time.
-
-        `farewell` is a text (UTF-8) that each gets right before its close frame.
-        """
+    def begin_drain(self, within_ms: int) -> None:
+        """Refuses upgrades with 503, delivers what is owed, closes everybody with 1001 spread over the time."""
 
     def is_drained(self) -> bool: ...
     def stop(self) -> None:

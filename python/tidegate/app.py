@@ -28,7 +28,7 @@ from tidegate.gateway import Gateway
 from tidegate.logs import Logs
 from tidegate.metrics import Exposition, Sources
 from tidegate.outside import Outside
-from tidegate.profile import HasFarewell, HasWelcome, ProfileSpec
+from tidegate.profile import HasWelcome, ProfileSpec
 from tidegate.signals import Signals
 from tidegate.supervise import supervise
 
@@ -320,8 +320,7 @@ class App:
         bus = asyncio.get_running_loop().create_task(self._end("bus", BUS_STOP_S))
         await asyncio.wait([bus], timeout=BUS_HEAD_START_S)
         left = max(CLOSING_S_MIN, deadline - time.monotonic())
-        farewell = self.profile.farewell(time.time()) if isinstance(self.profile, HasFarewell) else None
-        self._engine.begin_drain(round(left * CLOSING_SHARE * 1000), farewell)
+        self._engine.begin_drain(round(left * CLOSING_SHARE * 1000))
         try:
             async with asyncio.timeout(left):
                 while not self._engine.is_drained():  # noqa: ASYNC110 - the engine can't set an event of ours

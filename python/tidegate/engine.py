@@ -30,9 +30,10 @@ OverdueEvent: TypeAlias = tuple[Literal[5], int, bytes]
 ToldEvent: TypeAlias = tuple[Literal[6], int, int, Literal[0, 1, 2]]
 Event: TypeAlias = UpgradeEvent | MessageEvent | ClosedEvent | FailedEvent | OverdueEvent | ToldEvent
 
-# ADMIT, conn, session, user or None, rooms, texts, subprotocol or None, and close code with reason or None
+# ADMIT, conn, session, user or None, rooms, texts, subprotocol or None, close code with reason or None, and which of
+# Options["notices"] are for it
 AdmitCommand: TypeAlias = tuple[
-    Literal[1], int, bytes, str | None, Sequence[str], Sequence[bytes], str | None, tuple[int, str] | None
+    Literal[1], int, bytes, str | None, Sequence[str], Sequence[bytes], str | None, tuple[int, str] | None, int
 ]
 # REFUSE, conn, HTTP status, body (JSON), and Retry-After in seconds or None
 RefuseCommand: TypeAlias = tuple[Literal[2], int, int, bytes, int | None]
@@ -92,7 +93,6 @@ class Options(TypedDict):
     fragments_max: int
     message_rate: int  # 0 = no limit
     message_burst: int
-    rate_answer: bytes | None  # text that answers a discarded message beyond the rate; None = close with 1008
     rate_mark: bytes | None  # only messages that hold these bytes count in full, others a hundredth; None = all count
     auth_ms: int  # 0 = a connection may be without a user for ever
     rooms_max: int
@@ -100,6 +100,8 @@ class Options(TypedDict):
     pong_timeout_ms: int
     unanswered_pings: int  # in a row, until pong_timeout_ms runs
     silence_code: int  # close code for who is not heard in pong_timeout_ms; 0 = dropped without a word
+    # by dialect, see `tidegate.profile.Notices`: excess, silence, farewell
+    notices: list[tuple[bytes | None, bytes | None, bytes | None]]
     write_timeout_ms: int
     close_timeout_ms: int
     outbox_bytes_max: int
@@ -136,7 +138,6 @@ def options_of(settings: Settings, spec: ProfileSpec, http_socket: str) -> Optio
         fragments_max=ws.max_fragments,
         message_rate=ws.message_rate,
         message_burst=ws.message_burst,
-        rate_answer=spec.rate_answer,
         rate_mark=spec.rate_mark,
         auth_ms=_ms(ws.auth_timeout) if ws.auth_timeout else 0,
         rooms_max=ws.max_rooms,
@@ -144,6 +145,7 @@ def options_of(settings: Settings, spec: ProfileSpec, http_socket: str) -> Optio
         pong_timeout_ms=_ms(ws.pong_timeout),
         unanswered_pings=ws.unanswered_pings,
         silence_code=spec.silence_code,
+        notices=[(one.excess, one.silence, one.farewell) for one in spec.notices],
         write_timeout_ms=_ms(ws.write_timeout),
         close_timeout_ms=_ms(ws.close_timeout),
         outbox_bytes_max=ws.outbox_bytes,

@@ -10,6 +10,8 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
+from tidegate.calls import Place
+
 
 @dataclass(slots=True)
 class Upgrade:
@@ -73,6 +75,7 @@ class Admit:
     user: str | None = None  # counted against the limit of connections a user
     subprotocol: str | None = None
     close: tuple[int, str] | None = None
+    dialect: int = 0  # which of `ProfileSpec.notices` the client understands
 
 
 @dataclass(slots=True)
@@ -367,6 +370,19 @@ class FromEnvironment:
 
 
 @dataclass(frozen=True)
+class Notices:
+    """Texts that the engine says by itself, in one dialect; None = not said.
+
+    Where one has `$UNIX_SECONDS` or `$UNIX_MILLIS` in it, the time comes there, as digits.
+    """
+
+    # answers a message beyond ws.message_rate, which is discarded; None = its sender is closed with 1008
+    excess: bytes | None = None
+    silence: bytes | None = None  # comes before the close frame with `ProfileSpec.silence_code`
+    farewell: bytes | None = None  # comes before the close frame of a drain
+
+
+@dataclass(frozen=True)
 class ProfileSpec:
     """Everything the composition root must know of a profile; each file in `profiles/` exports one as `PROFILE`."""
 
@@ -395,8 +411,7 @@ class ProfileSpec:
     required: Mapping[str, str] = field(default_factory=dict)
     families: tuple[Family, ...] = ()
     backend_metrics: BackendMetrics | None = None
-    # the text that answers a message beyond ws.message_rate, which is discarded; None = its sender is closed with 1008
-    rate_answer: bytes | None = None
+    notices: tuple[Notices, ...] = ()  # by dialect
     # only messages that hold these bytes count in full, others as a hundredth; None = all count
     rate_mark: bytes | None = None
     silence_code: int = 0  # close code for who was not heard within ws.pong_timeout; 0 = just dropped
@@ -470,16 +485,8 @@ class HasRecords(Protocol):
 class HasRegistry(Protocol):
     """A profile whose connections are in a registry."""
 
-    def on_taken(self, conn: int, now: float) -> Iterable[Action]:
-        """The device on this connection has connected to another node since."""
-
-
-@runtime_checkable
-class HasFarewell(Protocol):
-    """A profile that says goodbye."""
-
-    def farewell(self, now: float) -> bytes:
-        """The text that everybody gets before the close frame of a drain."""
+    def on_taken(self, place: Place, now: float) -> Iterable[Action]:
+        """The device has connected to another node since. That may be known before `register` has answered."""
 
 
 @runtime_checkable

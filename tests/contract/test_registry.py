@@ -115,7 +115,7 @@ async def test_the_node_that_a_device_left_is_told_and_takes_nothing_away(url: s
         assert await one.register(old)
         assert await one.register(other)
         assert await two.register(new)
-        await until(lambda: one.taken == [7])
+        await until(lambda: one.lost_places == [old])
         assert two.taken == []
         await one.unregister(old)
         await one.sees(user, {old.device: "two", other.device: "one"})

@@ -55,7 +55,7 @@ async def test_a_place_outlives_its_lease_as_long_as_its_node_lives(etcd_server:
 async def test_a_node_that_dies_is_forgotten_with_its_devices(etcd_server: EtcdServer) -> None:
     async with running(etcd_server.url, "two") as two:
         dying = Node(open_registry(etcd_server.url, Settings(Ttl(**SHORT)), node="one"), "one")
-        task = asyncio.create_task(dying.registry.run(dying.taken.append))
+        task = asyncio.create_task(dying.registry.run(dying.lost))
         await dying.is_ready()
         mine = place()
         assert await dying.register(mine)

@@ -83,20 +83,28 @@ async def test_the_101st_message_of_a_user_in_a_second_is_refused_and_the_socket
         await sends_again(first)
 
 
+@pytest.mark.parametrize(
+    ("dialect", "alive", "more"), [("seed", "heartbeat", set()), ("sdk", "heartbeat_response", {"code", "message"})]
+)
 async def test_each_message_of_a_flood_is_answered_and_what_is_limited_never_reaches_the_im_service(
-    node: Node, im_services: ImServices
+    node: Node, im_services: ImServices, dialect: str, alive: str, more: set[str]
 ) -> None:
     counted = Counted(node)
-    async with device(node, fresh()) as one:
+    async with device(node, fresh(), query={"dialect": dialect}) as one:
+        if dialect == "sdk":
+            await one.hears("auth_response")
         for _ in range(400):
             await one.send_msg("user_1", "x")
         heard = [orjson.loads(await one.raw()) for _ in range(400)]
-        await one.heartbeat()
+        await one.say("heartbeat")
+        await one.hears(alive)
     limited = [frame for frame in heard if frame.get("error_code") == "RATE_LIMIT_EXCEEDED"]
     acks = [frame for frame in heard if frame["type"] == "ack"]
     assert len(limited) + len(acks) == 400
     assert 100 <= len(acks) < 400
-    assert all(frame.keys() == ALWAYS | {"error_code", "error_message"} for frame in limited)
+    for frame in limited:
+        assert frame.keys() == ALWAYS | {"error_code", "error_message"} | more
+        gateways_time(frame, 1000 if dialect == "sdk" else 1)
     assert im_services.im.count() == len(acks)
     assert counted("rate_limited_total") == len(limited)
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import grpc
 import jwt
+import orjson
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]  # comes without types
 from websockets.asyncio.client import connect
@@ -31,7 +32,7 @@ from tests.im_services import ImServices
 from tests.im_traffic import becomes
 from tests.im_world import World, devices, fresh, gateways_time, ids, outcome
 from tests.kafka_server import KafkaServer
-from tests.wire.client import CLOSE, PONG, TEXT, Raw, frame
+from tests.wire.client import CLOSE, PING, PONG, TEXT, Raw, frame
 
 pytestmark = pytest.mark.timeout(150)  # the first test starts all servers, Kafka with two JVMs
 
@@ -155,7 +156,7 @@ async def test_sigterm_says_goodbye_closes_1001_and_leaves_nothing_in_the_regist
     user, names = fresh(), ids(3)
     with ending(calm_world.starting()) as node:
         await_ready(node)
-        async with devices(node, user, *names) as three:
+        async with devices(node, user, *names) as three, device(node, fresh(), query={"dialect": "sdk"}) as sdk:
             assert set(await registered(calm_world.etcd.url, user)) == set(names)
             node.signal(signal.SIGTERM)
             for one in three:
@@ -171,6 +172,9 @@ async def test_sigterm_says_goodbye_closes_1001_and_leaves_nothing_in_the_regist
                     "error_message": "Server is shutting down",
                 }
                 assert code == 1001
+            (_, goodbye), code = await sdk.ends()
+            gateways_time(goodbye, 1000)
+            assert (goodbye["error_code"], code) == ("SERVER_SHUTDOWN", 1001)
         assert await asyncio.to_thread(node.wait, STOP_S_MAX) == 0
         assert await registered(calm_world.etcd.url, user) == {}
         assert node.grpc_address not in await below(calm_world.etcd.url, "/registry/gateways/")
@@ -318,11 +322,34 @@ def test_who_is_silent_is_closed_4408_and_who_answers_pings_or_talks_is_not(
                 pongs.send(frame(pongs.read().payload, PONG))
             talks.send(frame(b'{"type":"heartbeat"}'))
         pongs.socket.settimeout(STOP_S_MAX)
+        while (last_word := silent.read()).opcode != TEXT:
+            assert last_word.opcode == PING
+        said = orjson.loads(last_word.payload)
+        gateways_time(said)
+        assert (said["type"], said["error_code"]) == ("close", "HEARTBEAT_TIMEOUT")
         assert silent.read_close() == 4408
         for raw in (pongs, talks):
             raw.send(frame(b'{"type":"heartbeat"}'))
             while (heard := raw.read()).opcode != TEXT:
                 assert heard.opcode != CLOSE
+
+
+async def test_who_takes_nothing_for_write_wait_is_closed_1013_and_learns_it_if_it_goes_on(
+    calm_world: World, im_services: ImServices
+) -> None:
+    user = fresh()
+    with calm_world.node(WRITE_WAIT="4s", ACK_MODE="queued") as node, Raw(node.port, receive_buffer=8192) as stalled:
+        stalled.open(f"/ws?token={user}/{uuid.uuid4()}")
+        async with Pusher(node.grpc_address) as pusher:
+            queued = 0
+            while (await pusher.push(user, "x" * 300_000)).success:
+                queued += 1
+        await becomes(lambda: node.refused("write_timeout") == 1)
+        heard = [await asyncio.to_thread(stalled.read)]
+        while heard[-1].opcode != CLOSE:
+            heard.append(await asyncio.to_thread(stalled.read))
+        assert heard[-1].close_code == 1013
+        assert 1 <= len(heard) - 1 < queued, "what was begun is whole, what was not is dropped"
 
 
 async def test_both_tls_files_make_the_port_wss(calm_world: World, im_services: ImServices, tmp_path: Path) -> None:

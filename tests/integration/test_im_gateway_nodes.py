@@ -238,9 +238,11 @@ async def test_a_device_that_connects_on_the_other_node_is_closed_on_the_first_a
     pair: Pair, calm_world: World
 ) -> None:
     user, name = fresh(), str(uuid.uuid4())
-    async with device(pair[0], user, name) as first, Pusher(pair[0].grpc_address) as pusher:
+    sdk = {"dialect": "sdk"}
+    async with device(pair[0], user, name, query=sdk) as first, Pusher(pair[0].grpc_address) as pusher:
         async with device(pair[1], user, name) as second:
-            (goodbye,), code = await first.ends()
+            (_, goodbye), code = await first.ends()
+            gateways_time(goodbye, 1000)
             assert (goodbye["type"], goodbye["error_code"], code) == ("close", "REPLACED", 4409)
             await until_at(calm_world, user, {name: pair[1]})
             push = asyncio.create_task(until_pushed(pusher, user, (True, 1, [])))

@@ -4,7 +4,7 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tidegate.profile import Add, Admit, Close, Count, Identify, Join, Leave, Refuse, Reply, Upgrade
+from tidegate.profile import Add, Admit, Close, Count, Identify, Join, Leave, Notices, Refuse, Reply, Upgrade
 from tidegate.profiles.gogate import PROFILE, TOKEN_BYTES_MAX, Gogate
 
 from tests.profiles.gogate import JANE, MESSAGE, NOW, Run, answer, members, profile, said, session
@@ -459,7 +459,8 @@ def test_every_counted_name_is_declared() -> None:
     counted = {action.family for action in run.actions if isinstance(action, Add)}
     assert counted
     assert counted <= declared
-    assert PROFILE.rate_answer == b'{"event":"error","data":{"message":"Rate limit exceeded","code":"RATE_LIMITED"}}'
+    excess = b'{"event":"error","data":{"message":"Rate limit exceeded","code":"RATE_LIMITED"}}'
+    assert PROFILE.notices == (Notices(excess=excess),)
 
 
 def test_nothing_that_leaves_here_holds_the_key_or_a_token() -> None:

@@ -274,7 +274,8 @@ def test_a_users_devices_share_a_rate_and_other_frames_and_users_have_nothing_to
 
 
 def test_the_engine_answers_a_flood_in_the_same_words() -> None:
-    frame = orjson.loads(PROFILE.rate_answer or b"")
+    template = PROFILE.notices[0].excess or b""
+    frame = orjson.loads(template.replace(b"$UNIX_SECONDS", b"0"))
     refusal = said(profile(MAX_MESSAGES_PER_SECOND="1"), HELLO, {"im.route_user": routed()})
     to = profile(MAX_MESSAGES_PER_SECOND="1")
     said(to, HELLO, {"im.route_user": routed()})

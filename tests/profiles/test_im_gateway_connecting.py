@@ -1,12 +1,13 @@
 """The contract of im-gateway, section 3: who may connect, the same device again, and leaving."""
 
+from dataclasses import asdict
 from typing import Any
 
 import orjson
 import pytest
 from tidegate.calls import Enter, Place
 from tidegate.profile import Admit, Claims, Close, Log, Refuse, Rejected, Send, Verify
-from tidegate.profiles.im_gateway import TOKEN_BYTES_MAX
+from tidegate.profiles.im_gateway import PROFILE, TOKEN_BYTES_MAX
 
 from tests.profiles.im import (
     DOWN,
@@ -211,14 +212,40 @@ def test_leaving_takes_the_place_back_and_a_registry_that_is_down_is_counted() -
 
 def test_a_device_that_another_node_has_now_is_told_so_and_closed() -> None:
     to = profile()
-    connected(to)
-    send, close = to.on_taken(1, NOW)
-    assert isinstance(send, Send)
-    assert orjson.loads(send.payload)["error_code"] == "REPLACED"
-    assert (send.conn, close) == (1, Close(4409, "replaced", 1))
+    connected(to, device=PHONE, conn=1)
+    connected(to, device=LAPTOP, conn=2, sdk=True)
+    for device, conn, now in ((PHONE, 1, int(NOW)), (LAPTOP, 2, int(NOW * 1000))):
+        send, close = to.on_taken(Place("user_7", device, conn, 0), NOW)
+        assert isinstance(send, Send)
+        frame = orjson.loads(send.payload)
+        assert (frame["error_code"], frame["timestamp"]) == ("REPLACED", now)
+        assert (send.conn, close) == (conn, Close(4409, "replaced", conn))
 
 
-def test_everybody_is_told_of_a_shutdown() -> None:
-    frame = orjson.loads(profile().farewell(NOW))
-    assert (frame["type"], frame["error_code"], frame["timestamp"]) == ("close", "SERVER_SHUTDOWN", int(NOW))
-    assert frame["error_message"] == "Server is shutting down"
+def test_a_connection_whose_device_was_elsewhere_before_the_registry_answered_is_closed_at_once() -> None:
+    to = profile()
+    assert list(to.on_taken(Place("user_7", PHONE, 1, 0), NOW)) == []
+    run = connected(to, device=PHONE, conn=1)
+    assert run.closed == [(1, 4409)]
+    assert connected(to, device=PHONE, conn=2).closed == [(1, 4409)], "and nobody after it but the first"
+
+
+def test_what_the_engine_says_is_in_the_clients_dialect() -> None:
+    seed, sdk = ({name: json_of(text) for name, text in asdict(one).items()} for one in PROFILE.notices)
+    assert [connected(profile(), sdk=sdk).only(Admit).dialect for sdk in (False, True)] == [0, 1]
+    assert {name: frame["error_code"] for name, frame in seed.items()} == {
+        "excess": "RATE_LIMIT_EXCEEDED",
+        "silence": "HEARTBEAT_TIMEOUT",
+        "farewell": "SERVER_SHUTDOWN",
+    }
+    assert {frame["timestamp"] for frame in seed.values()} == {"seconds"}
+    assert {frame["timestamp"] for frame in sdk.values()} == {"milliseconds"}
+    assert seed["farewell"]["error_message"] == "Server is shutting down"
+    assert sdk["excess"]["code"] == "RATE_LIMIT_EXCEEDED"
+
+
+def json_of(template: bytes) -> dict[str, Any]:
+    for place, name in ((b"$UNIX_SECONDS", b'"seconds"'), (b"$UNIX_MILLIS", b'"milliseconds"')):
+        template = template.replace(place, name)
+    read: dict[str, Any] = orjson.loads(template)
+    return read

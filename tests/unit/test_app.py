@@ -63,7 +63,7 @@ class NativeEngine(FakeEngine):
             raise ValueError("the certificate is damaged")
         self.tls = certificate, key
 
-    def begin_drain(self, within_ms: int, farewell: bytes | None = None) -> None:
+    def begin_drain(self, within_ms: int) -> None:
         self.draining_within = within_ms
 
     def is_drained(self) -> bool:

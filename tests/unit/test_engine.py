@@ -4,6 +4,7 @@ import dataclasses
 import select
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from tidegate.config import Settings
 from tidegate.config.settings import Server, Ws
 from tidegate.engine import Options, options_of
 from tidegate.errors import ConfigError
+from tidegate.profile import Notices
 
 from tests.unit.gateway_fakes import SPEC
 
@@ -47,9 +49,9 @@ class Client:
         assert ready, "the eventfd did not become readable"
         return self.engine.drain(1)[0]
 
-    def admitted(self, *texts: bytes) -> int:
+    def admitted(self, *texts: bytes, dialect: int = 0) -> int:
         conn = self.event()[1]
-        self.engine.submit([(_core.ADMIT, conn, b"session", "7", ["room"], list(texts), None, None)])
+        self.engine.submit([(_core.ADMIT, conn, b"session", "7", ["room"], list(texts), None, None, dialect)])
         assert self.until(b"\r\n\r\n").startswith(b"HTTP/1.1 101 ")
         return conn
 
@@ -123,9 +125,11 @@ def test_an_option_of_the_wrong_kind_is_named(name: str, value: object) -> None:
 
 
 def test_what_a_profile_says_of_rates_and_silence_reaches_the_engine() -> None:
-    spec = dataclasses.replace(SPEC, rate_mark=b"mark", silence_code=4408)
+    notices = (Notices(excess=b"slow down"), Notices(silence=b"gone?", farewell=b"bye"))
+    spec = dataclasses.replace(SPEC, rate_mark=b"mark", silence_code=4408, notices=notices)
     filled = options_of(Settings(), spec, "")
     assert (filled["rate_mark"], filled["silence_code"]) == (b"mark", 4408)
+    assert filled["notices"] == [(b"slow down", None, None), (None, b"gone?", b"bye")]
 
 
 def test_a_code_for_silence_that_must_not_be_sent_is_named() -> None:
@@ -151,7 +155,7 @@ def test_a_client_from_upgrade_to_close(running: _core.Engine, client: Client) -
     upgrade = client.event()
     conn = upgrade[1]
     assert upgrade == (_core.UPGRADE, conn, "127.0.0.1", b"/ws?x=1", (None, b"https://a.example"))
-    running.submit([(_core.ADMIT, conn, b"session", None, ["room"], [b"hello"], None, None)])
+    running.submit([(_core.ADMIT, conn, b"session", None, ["room"], [b"hello"], None, None, 0)])
     client.until(b"\r\n\r\n")
     assert client.frame() == (1, b"hello")
     client.send_text(b"hi")
@@ -235,12 +239,12 @@ def test_an_admit_for_who_has_left_is_followed_by_its_end(running: _core.Engine,
     client.socket.close()
     while running.stats()["handshakes_now"]:
         select.select([running.fileno()], [], [], 0.01)
-    running.submit([(_core.ADMIT, conn, b"registered", "7", ["room"], [], None, None)])
+    running.submit([(_core.ADMIT, conn, b"registered", "7", ["room"], [], None, None, 0)])
     assert client.event() == (_core.CLOSED, conn, b"registered", 1006)
 
 
 def test_only_marked_messages_count_in_full() -> None:
-    running = _core.Engine(options(message_rate=1, message_burst=5, rate_mark=b"send", rate_answer=b"no"))
+    running = _core.Engine(options(message_rate=1, message_burst=5, rate_mark=b"send", notices=[(b"no", None, None)]))
     client = Client(running)
     client.admitted()
     for payload in [b"ack"] * 50 + [b"send"] * 5:
@@ -280,8 +284,8 @@ MALFORMED = {
     "a negative connection": [(_core.SEND, -1, b"x", True, 0)],
     "a huge connection": [(_core.SEND, 1 << 64, b"x", True, 0)],
     "a huge status": [(_core.REFUSE, 1, 1 << 20, b"", None)],
-    "a text for rooms": [(_core.ADMIT, 1, b"", None, "room", [], None, None)],
-    "texts that are no bytes": [(_core.ADMIT, 1, b"", None, [], ["x"], None, None)],
+    "a text for rooms": [(_core.ADMIT, 1, b"", None, "room", [], None, None, 0)],
+    "texts that are no bytes": [(_core.ADMIT, 1, b"", None, [], ["x"], None, None, 0)],
     "a float for who is excluded": [(_core.PUBLISH, "room", b"", True, 1.5)],
     "no sequence": 3,
 }
@@ -319,8 +323,7 @@ def test_a_bad_certificate_is_refused_by_name(running: _core.Engine) -> None:
 
 def test_a_drained_engine_says_so_and_stops_twice(running: _core.Engine, client: Client) -> None:
     client.admitted()
-    running.begin_drain(1, b"goodbye")
-    assert client.frame() == (1, b"goodbye")
+    running.begin_drain(1)
     assert client.frame()[1][:2] == struct.pack(">H", 1001)
     client.socket.close()
     while not running.is_drained():
@@ -328,6 +331,24 @@ def test_a_drained_engine_says_so_and_stops_twice(running: _core.Engine, client:
     running.stop()
     running.stop()
     assert running.submit([(_core.SEND, 1, b"", True, 0)]) is False
+
+
+def test_last_words_come_with_the_time_in_the_clients_dialect() -> None:
+    dialects: list[tuple[None, None, bytes]] = [(None, None, b"goodbye"), (None, None, b"at $UNIX_SECONDS.")]
+    running = _core.Engine(options(notices=dialects))
+    clients = []
+    for dialect in (0, 1):
+        clients.append(Client(running))
+        clients[-1].admitted(dialect=dialect)
+    began = int(time.time())
+    running.begin_drain(500)
+    assert clients[0].frame() == (1, b"goodbye")
+    opcode, said = clients[1].frame()
+    assert (opcode, said[:3], said[-1:]) == (1, b"at ", b".")
+    assert began <= int(said[3:-1]) <= time.time()
+    for client in clients:
+        client.socket.close()
+    running.stop()
 
 
 def test_an_engine_that_is_forgotten_gives_its_port_back() -> None:

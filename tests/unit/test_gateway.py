@@ -91,7 +91,7 @@ def test_an_upgrade_tells_the_profile_who_asks_and_what_for() -> None:
 
     bench = Bench(on_open=on_open)
     commands = bench.upgrade(b"/ws?a=1&a=2&b=x%20y+z&c", (b"Bearer x", None))
-    assert commands == [(ADMIT, 1, b"s", "7", ["a"], [b"t"], "v1", (1008, "no"))]
+    assert commands == [(ADMIT, 1, b"s", "7", ["a"], [b"t"], "v1", (1008, "no"), 0)]
     assert seen[0].path == "/ws"
     assert seen[0].query == {"a": "", "b": "x y z", "c": ""}
     assert seen[0].headers == {"authorization": "Bearer x"}

@@ -131,7 +131,7 @@ async def test_an_upgrade_may_wait_for_an_upstream() -> None:
     bench = Bench(on_open=on_open, upstreams={"backend": backend})
     assert bench.upgrade(b"/ws?name=me") == []
     await settled()
-    assert bench.engine.taken() == [(ADMIT, 1, b"me", None, (), (), None, None)]
+    assert bench.engine.taken() == [(ADMIT, 1, b"me", None, (), (), None, None, 0)]
 
 
 async def test_closing_the_gateway_ends_calls_that_wait() -> None:

@@ -340,7 +340,7 @@ class Ws(Section):
     auth_timeout: Duration = setting(
         "0s", "time", "after the upgrade, where a profile's clients log in by a message; 0 = no limit", ge=0
     )
-    write_timeout: Duration = setting("10s", "time", "bytes owed and none taken so long: dropped", ge=MS)
+    write_timeout: Duration = setting("10s", "time", "bytes owed and none taken so long: closed 1013", ge=MS)
     close_timeout: Duration = setting("5s", "time", "for the peer to answer a close frame", ge=MS)
     outbox_bytes: Size = setting(
         "1MiB", "size", "owed to one connection; Centrifugo's figure; more is closed 1013", ge=4096

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tidegate.buses import Bus
+from tidegate.calls import Place
 from tidegate.counters import GatewayCounters
 from tidegate.gateway.actions import Actions, Recorder, Verifier
 from tidegate.gateway.asking import Asking, Upstream
@@ -102,11 +103,11 @@ class Gateway:
             self._faults.profile(error)
             raise ProfileError("the profile failed on a backend's request") from None
 
-    def taken(self, conn: int) -> None:
-        """The device on this connection is on another node now."""
+    def taken(self, place: Place) -> None:
+        """The device is on another node now."""
         if isinstance(self._profile, HasRegistry):
             try:
-                self._actions.carry_out(self._profile.on_taken(conn, time.time()))
+                self._actions.carry_out(self._profile.on_taken(place, time.time()))
             except Exception as error:
                 self._faults.profile(error)
             self._steps.flush()

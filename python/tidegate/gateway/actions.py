@@ -168,10 +168,21 @@ class Actions:
             raise ProfileError("Admit answers an upgrade, once")
         if verified and action.close is None:
             self._counters.auth_success += 1
-        end, protocol = action.close, action.subprotocol
         if self.tells:
-            log.debug("connection %d: admitted as %s, close %s", conn, action.user, end)
-        self._commands.append((ADMIT, conn, action.session, action.user, action.rooms, action.texts, protocol, end))
+            log.debug("connection %d: admitted as %s, close %s", conn, action.user, action.close)
+        self._commands.append(
+            (
+                ADMIT,
+                conn,
+                action.session,
+                action.user,
+                action.rooms,
+                action.texts,
+                action.subprotocol,
+                action.close,
+                action.dialect,
+            )
+        )
 
     def _refuse(self, conn: int, action: Refuse) -> None:
         if self._unanswered.pop(conn, None) is None:

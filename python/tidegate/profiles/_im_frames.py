@@ -115,6 +115,11 @@ def auth_frame(user: str, device: str, now: float) -> bytes:
     return orjson.dumps({"type": "auth_response", **said})
 
 
+def template(frame: bytes, *, sdk: bool) -> bytes:
+    """Of a frame that was made at 0: the engine puts in the time when it says it."""
+    return frame.replace(b'"timestamp":0', b'"timestamp":$UNIX_MILLIS' if sdk else b'"timestamp":$UNIX_SECONDS')
+
+
 def _frame(kind: str, now: float, sdk: bool, **said: Any) -> bytes:
     """What the original always has is there, zero where it means nothing."""
     always = {"msg_id": "", "sender": "", "content": "", "timestamp": _time(now, sdk), "sequence_number": 0}

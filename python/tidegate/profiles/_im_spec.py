@@ -6,7 +6,7 @@ Rule: names of metrics are the original's where it has one (contract im-gateway,
 from collections.abc import Callable
 from typing import Any
 
-from tidegate.profile import Family, Profile, ProfileSpec
+from tidegate.profile import Family, Notices, Profile, ProfileSpec
 from tidegate.profiles._im_environment import (
     GROUP_TOPICS,
     MEMBERSHIP_TOPICS,
@@ -15,7 +15,7 @@ from tidegate.profiles._im_environment import (
     plain_name,
     read_environment,
 )
-from tidegate.profiles._im_frames import error_frame
+from tidegate.profiles._im_frames import close_frame, error_frame, template
 
 # Seconds. A device's ack comes in milliseconds, or not before the time-out
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -47,11 +47,19 @@ def spec(build: Callable[[Any], Profile]) -> ProfileSpec:
         metrics=None,
         build=build,
         families=FAMILIES,
-        # no time in it: the engine answers with the same bytes always
-        rate_answer=error_frame("RATE_LIMIT_EXCEEDED", "Too many messages", 0, sdk=False),
+        notices=(_notices(sdk=False), _notices(sdk=True)),
         rate_mark=b'"send_msg"',
         silence_code=4408,
         pages={"/health": ("text/plain; charset=utf-8", b"OK")},
+    )
+
+
+def _notices(*, sdk: bool) -> Notices:
+    """By the number that `Device.sdk` is."""
+    return Notices(
+        excess=template(error_frame("RATE_LIMIT_EXCEEDED", "Too many messages", 0, sdk=sdk), sdk=sdk),
+        silence=template(close_frame("HEARTBEAT_TIMEOUT", "Nothing was heard of this client", 0, sdk=sdk), sdk=sdk),
+        farewell=template(close_frame("SERVER_SHUTDOWN", "Server is shutting down", 0, sdk=sdk), sdk=sdk),
     )
 
 

@@ -25,6 +25,7 @@ from tidegate.profile import (
     Identify,
     Join,
     Leave,
+    Notices,
     ProfileSpec,
     PublishRooms,
     Refuse,
@@ -374,7 +375,7 @@ PROFILE = ProfileSpec(
         published="gogate_redis_published_total",
         received="gogate_redis_received_total",
     ),
-    rate_answer=error_frame("Rate limit exceeded", "RATE_LIMITED"),
+    notices=(Notices(excess=error_frame("Rate limit exceeded", "RATE_LIMITED")),),
     pages={
         "/health": ("application/json", b'{"status":"ok","service":"gogate"}'),
         "/": ("text/plain; charset=utf-8", b"gogate\n\nWebSocket: /ws\nHealth: /health\n"),

@@ -7,6 +7,7 @@ Rule: what a client, a service or another node sends may be anything at all; non
 """
 
 import re
+from collections import deque
 from collections.abc import Generator, Iterable, Mapping
 from typing import Any, Literal
 
@@ -63,6 +64,9 @@ USER = re.compile(r"[^\s/\x00-\x1f\x7f\ud800-\udfff]{1,255}")
 # A token goes into one field of a request; servers take 8 KiB in a header
 TOKEN_BYTES_MAX = 8192
 FIELD = "\x1f"
+# Connections whose device was elsewhere before the registry's answer was heard here: each is looked at within a turn or
+# two of the loop. What stays longer has ended meanwhile, and its number never comes again.
+OVERTAKEN_MAX = 64
 
 Who = tuple[str, str, bool]
 
@@ -79,6 +83,7 @@ class ImGateway:
         self._others_max = settings.im.devices_per_user
         self._message_bytes_max = settings.ws.max_message_size // 2
         self._limit = Windows(settings.ws.message_rate_per_user)
+        self._overtaken: deque[int] = deque(maxlen=OVERTAKEN_MAX)
         node = settings.registry.node or settings.node_id
         self._devices = Devices()
         self._pushes = Pushes()
@@ -146,7 +151,10 @@ class ImGateway:
         if replaced is not None:
             yield from self._replace(replaced, upgrade.now)
         texts = [auth_frame(user, name, upgrade.now)] if device.sdk else []
-        yield Admit(_pack(user, device), rooms=[user_room(user, sdk=device.sdk)], texts=texts)
+        rooms = [user_room(user, sdk=device.sdk)]
+        yield Admit(_pack(user, device), rooms=rooms, texts=texts, dialect=int(device.sdk))
+        if upgrade.conn in self._overtaken:
+            yield from self._replace(device, upgrade.now)
         yield Log("connected", {"user": user, "device": name, "peer": upgrade.peer})
 
     def _speaks_sdk(self, query: Mapping[str, str]) -> bool:
@@ -163,12 +171,12 @@ class ImGateway:
         if self._devices.remove(user, name, session.conn):
             yield from _tried(Call("registry", "unregister", Place(user, name, session.conn, 0)))
 
-    def on_taken(self, conn: int, now: float) -> Iterable[Action]:
-        """Both dialects know the frame; which one is on the connection only its session says."""
-        yield from self._replace(Device("", conn, False), now)
-
-    def farewell(self, now: float) -> bytes:
-        return close_frame("SERVER_SHUTDOWN", "Server is shutting down", now, sdk=False)
+    def on_taken(self, place: Place, now: float) -> Iterable[Action]:
+        device = self._devices.find(place.user, place.device)
+        if device is not None and device.conn == place.conn:
+            yield from self._replace(device, now)
+        else:
+            self._overtaken.append(place.conn)
 
     # --- what clients send -------------------------------------------------------------------------------------------
 

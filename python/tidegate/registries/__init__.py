@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
+from tidegate.calls import Place
 from tidegate.errors import ConfigError
 from tidegate.schemes import Schemes
 
@@ -30,8 +31,8 @@ __all__ = [
 UNAVAILABLE = "registry unavailable"
 # Seconds for a whole call. Its caller is a client that connects or a backend that pushes, with about 3 s of patience
 CALL_S = 3.0
-# Told the conn of a place of ours that another node has registered since
-Taken: TypeAlias = Callable[[int], None]
+# Told a place of ours that another node has registered since
+Taken: TypeAlias = Callable[[Place], None]
 
 
 @dataclass(frozen=True, slots=True)

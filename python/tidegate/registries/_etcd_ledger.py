@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable
 from enum import IntEnum
 
+from tidegate.calls import Place
 from tidegate.registries._etcd_leases import Leases
 from tidegate.registries._held import Held, Hold
 
@@ -22,7 +23,7 @@ class Doubt(IntEnum):
 
 
 class Ledger:
-    def __init__(self, node: str, leases: Leases, taken: Callable[[int], None]) -> None:
+    def __init__(self, node: str, leases: Leases, taken: Callable[[Place], None]) -> None:
         self._node = node
         self._leases = leases
         self._taken = taken
@@ -76,7 +77,8 @@ class Ledger:
         hold = self.held.pop(key)
         if hold is not None:
             self._leases.release(hold.lease)
-            self._taken(hold.conn)
+            user, _, device = key.partition("/")
+            self._taken(Place(user, device, hold.conn, hold.since))
 
     def forget(self, key: str, conn: int) -> Hold | None:
         """The connection has ended; None if the key is not its any more."""

@@ -136,7 +136,7 @@ class EtcdRegistry:
         self._lookups.clear()
         self._ledger.suspect(Doubt.ALL)
 
-    def _was_taken(self, conn: int) -> None:
+    def _was_taken(self, place: Place) -> None:
         self._taken_count += 1
         if self._taken is not None:
-            asyncio.get_running_loop().call_soon(self._taken, conn)
+            asyncio.get_running_loop().call_soon(self._taken, place)

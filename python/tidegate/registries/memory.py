@@ -80,7 +80,7 @@ class MemoryRegistry:
         if is_taken:
             self._taken_count += 1
             if self._taken is not None:
-                asyncio.get_running_loop().call_soon(self._taken, place.conn)
+                asyncio.get_running_loop().call_soon(self._taken, place)
 
     def _unregister(self, place: Place) -> None:
         devices = self._board.users.get(place.user, {})

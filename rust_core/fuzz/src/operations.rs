@@ -11,7 +11,7 @@ use std::{
 };
 
 use tidegate_hub::{
-    Command, ConnId, Effect, Event, Group, Hub, Keys, Payload, Sent, Settings, Wire, settings::OutboxPolicy,
+    Command, ConnId, Effect, Event, Group, Hub, Keys, Notice, Notices, Payload, Sent, Settings, Wire, settings::OutboxPolicy,
 };
 
 const ROOMS: [&str; 4] = ["a", "b", "c", "d"];
@@ -87,6 +87,12 @@ pub fn hub(data: &[u8]) {
     fuzz.finish();
 }
 
+/// Of one dialect: who speaks another gets none.
+fn notices() -> Notices {
+    let notice = |text: &[u8]| Some(Notice::new(text));
+    Notices { excess: notice(b"slow $UNIX_SECONDS down"), silence: notice(b"silent"), farewell: notice(b"$UNIX_MILLIS") }
+}
+
 fn settings(choice: u8) -> Settings {
     let drop = OutboxPolicy::Drop { messages_max: 4 };
     Settings {
@@ -100,6 +106,7 @@ fn settings(choice: u8) -> Settings {
         compression: choice & 2 != 0,
         proxy_protocol: choice & 4 != 0,
         silence_code: if choice & 8 == 0 { 0 } else { 4408 },
+        notices: vec![notices()],
         rate_mark: (choice & 16 != 0).then(|| b"x".as_slice().into()),
         ..Settings::default()
     }
@@ -191,6 +198,7 @@ impl Fuzz<'_> {
             payloads: vec![payload(usize::from(argument)); usize::from(argument & 1)],
             protocol: None,
             close,
+            dialect: argument & 1,
         });
         // one that lives and has not asked has nothing to be answered, so its end need not be told
         if self.sockets.takes.contains_key(&conn) && !self.asked.contains(&conn) {
@@ -210,9 +218,7 @@ impl Fuzz<'_> {
     }
 
     fn drain(&mut self, argument: u8) {
-        let farewell = Group::encode("".into(), 0, vec![(payload(usize::from(argument)), None)]);
-        let farewell = (argument % 2 == 1).then(|| Arc::new(farewell));
-        self.command(Command::Drain { within_ms: u64::from(argument) * 100, farewell });
+        self.command(Command::Drain { within_ms: u64::from(argument) * 100 });
     }
 
     fn publish(&mut self, room: &str, count: usize, excluded: ConnId) {

@@ -4,10 +4,10 @@
 //! `Shut` (or `HandOver`), and it leaves its rooms at the first sign of the end.
 
 use crate::{
-    Effect, Event, Hub, Millis, Refusal,
-    connection::{Connection, State},
+    Effect, Event, Hub, Millis, Notice, Notices, Payload, Refusal,
+    connection::{Awaits, Connection, State},
     event::ABNORMAL,
-    timers::{is_due, tick_after},
+    timers::{is_due, tick_after, tick_before},
     ws::{
         close,
         frame::{self, Opcode},
@@ -37,6 +37,22 @@ impl Hub {
         self.start_closing(slot, code, now);
     }
 
+    /// The last message of one that is about to be closed, after everything that was published to it.
+    pub(crate) fn say_last(&mut self, slot: u32, which: fn(&Notices) -> Option<&Notice>, now: Millis) {
+        self.catch_up_all(slot, now);
+        if let Some(payload) = self.notice(slot, which, now)
+            && self.slab.at(slot).is_some_and(|client| client.state == State::Open)
+        {
+            self.send(slot, &payload, now);
+        }
+    }
+
+    /// In the client's dialect, if there is something to say in it.
+    pub(crate) fn notice(&self, slot: u32, which: fn(&Notices) -> Option<&Notice>, now: Millis) -> Option<Payload> {
+        let notices = self.settings.notices.get(usize::from(self.slab.at(slot)?.dialect))?;
+        which(notices).map(|notice| notice.at(self.settings.began_unix_ms + now))
+    }
+
     /// The peer broke a rule: what it sends from now on is not read. What it sent before is answered first, if the application
     /// still has something of it.
     pub(crate) fn fail(&mut self, slot: u32, code: u16, reason: &'static str, why: Refusal, now: Millis) {
@@ -46,12 +62,12 @@ impl Hub {
             return;
         };
         client.deaf = true;
-        client.anonymous = false;
+        client.awaits = Awaits::Ping;
         if client.state != State::Open {
             return;
         }
         if client.asked {
-            (client.code, client.due, client.verdict) = (code, due, false);
+            (client.code, client.due) = (code, due);
             self.events.push_back(Event::Failed { conn, code, reason });
             return self.replan(slot);
         }
@@ -71,11 +87,13 @@ impl Hub {
         self.settle(slot);
     }
 
-    /// It owes more than it may: keeps the frame it is in the middle of, drops the rest, and closes.
-    pub(crate) fn close_slow(&mut self, slot: u32, now: Millis) {
-        self.stats.refuse(Refusal::SlowClose);
+    /// It takes too little of what it is owed: keeps the frame it is in the middle of, drops the rest, and closes. A reader that
+    /// goes on within another time-out learns why.
+    pub(crate) fn close_slow(&mut self, slot: u32, why: Refusal, now: Millis) {
+        self.stats.refuse(why);
         self.owe(slot, now, |outbox| {
             outbox.cut_unbegun();
+            outbox.progress = tick_before(now);
             outbox.push_own(|out| close::encode(1013, "too slow", out));
         });
         self.start_closing(slot, 1013, now);
@@ -84,11 +102,6 @@ impl Hub {
             client.due = due;
         }
         self.replan(slot);
-    }
-
-    pub(crate) fn drop_dead(&mut self, slot: u32, why: Refusal) {
-        self.stats.refuse(why);
-        self.end(slot);
     }
 
     /// Ends a closing connection for which nothing is left to do.

@@ -3,9 +3,7 @@
 //! Rule: a command names its connection; one that is gone by then is ignored, never an error, because the application cannot know.
 //! Two are answered all the same: `Admit` by `Event::Closed`, a `Send` with a ticket by `Event::Told`.
 
-use std::sync::Arc;
-
-use crate::{Group, id::ConnId};
+use crate::id::ConnId;
 
 /// An application message to one connection.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -28,6 +26,8 @@ pub enum Command {
         /// The chosen `Sec-WebSocket-Protocol`, one of those offered.
         protocol: Option<Box<str>>,
         close: Option<(u16, Box<str>)>,
+        /// In which of `Settings::notices` it is spoken to.
+        dialect: u8,
     },
     /// Answers an upgrade with an HTTP status and ends the connection.
     Refuse {
@@ -73,7 +73,5 @@ pub enum Command {
     /// Refuses new upgrades with 503, delivers what is owed, closes everybody with 1001 spread evenly over `within_ms`.
     Drain {
         within_ms: u64,
-        /// What everybody gets right before its close frame: encoded once for all shards.
-        farewell: Option<Arc<Group>>,
     },
 }

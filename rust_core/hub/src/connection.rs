@@ -37,6 +37,17 @@ impl State {
     }
 }
 
+/// What one that is open is looked at for when its time has come.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) enum Awaits {
+    #[default]
+    Ping,
+    /// Whether any of the pings that it left unanswered was heard.
+    Verdict,
+    /// It has no user yet. A peer that is dead by then is closed anyway, so it is not pinged before.
+    User,
+}
+
 #[derive(Debug)]
 pub(crate) struct Handshake {
     pub peer: IpAddr,
@@ -73,13 +84,12 @@ pub(crate) struct Connection {
     /// What `Closed` will say; 0 = nothing was agreed.
     pub code: u16,
     pub state: State,
+    pub awaits: Awaits,
+    /// Which of `Settings::notices` it understands.
+    pub dialect: u8,
     pub encoding: Encoding,
     /// Pings sent since the peer was last heard.
     pub unanswered: u8,
-    /// The next deadline is not a ping but the verdict on the unanswered ones.
-    pub verdict: bool,
-    /// It has no user yet, and the next deadline is when it should have one: a peer that is dead by then is closed anyway, so it is not pinged.
-    pub anonymous: bool,
     /// Queued for a write.
     pub dirty: bool,
     /// The socket took less than offered; no write before it says it is writable.
@@ -103,10 +113,10 @@ impl Default for Connection {
             due: 0,
             code: 0,
             state: State::Head,
+            awaits: Awaits::Ping,
+            dialect: 0,
             encoding: Encoding::Plain,
             unanswered: 0,
-            verdict: false,
-            anonymous: false,
             dirty: false,
             blocked: false,
             deaf: false,
@@ -168,9 +178,11 @@ impl Connection {
     pub fn deadline(&self, settings: &Settings) -> (Tick, Timer) {
         let meaning = match self.state {
             State::Head | State::Deciding => Timer::Handshake,
-            State::Open if self.anonymous => Timer::Overdue,
-            State::Open if self.verdict => Timer::Pong,
-            State::Open => Timer::Ping,
+            State::Open => match self.awaits {
+                Awaits::User => Timer::Overdue,
+                Awaits::Verdict => Timer::Pong,
+                Awaits::Ping => Timer::Ping,
+            },
             State::Closing | State::Refused => Timer::Close,
         };
         match &self.outbox {
@@ -185,13 +197,16 @@ impl Connection {
     /// A ping goes out now: plans what comes after it. The peer is dead a time-out after the last of the pings that it may leave unanswered.
     pub fn pinged(&mut self, now: Millis, rhythm: &Rhythm, settings: &Settings) {
         self.unanswered = self.unanswered.saturating_add(1);
-        self.verdict = self.unanswered >= settings.unanswered_pings;
-        self.due = if self.verdict { tick_after(now + settings.pong_timeout_ms) } else { rhythm.next(now) };
+        (self.awaits, self.due) = if self.unanswered >= settings.unanswered_pings {
+            (Awaits::Verdict, tick_after(now + settings.pong_timeout_ms))
+        } else {
+            (Awaits::Ping, rhythm.next(now))
+        };
     }
 
     /// The peer was heard in time: the next ping comes when it would have come anyway.
     pub fn answered(&mut self, now: Millis, rhythm: &Rhythm, settings: &Settings) {
-        self.verdict = false;
+        self.awaits = Awaits::Ping;
         let wait = settings.ping_interval_ms.saturating_sub(settings.pong_timeout_ms);
         self.due = rhythm.within(wait, now);
     }

@@ -68,14 +68,6 @@ impl Hub {
         if dropped > 0 || too_slow { Fate::Full } else { Fate::Queued }
     }
 
-    /// A message to everybody, as it goes to one of them.
-    pub(crate) fn send_shared(&mut self, slot: u32, message: &Arc<Group>, now: Millis) {
-        let before = self.slab.at(slot).map_or(0, Connection::owed);
-        self.owe_groups(slot, std::slice::from_ref(message), now);
-        let dropped = self.keep_bounds(slot, before, 1, now);
-        self.stats.deliveries += 1 - dropped.min(1) as u64;
-    }
-
     /// Room messages to one member, by way of its outbox.
     pub(crate) fn deliver(&mut self, slot: u32, groups: &[Arc<Group>], now: Millis) {
         let Some(conn) = self.slab.id_at(slot) else {
@@ -216,7 +208,7 @@ impl Hub {
         let all_over = self.stats.outbox_bytes_now + self.owed_elsewhere > self.settings.outbox_total_max as u64;
         let too_much = if client.blocked { over || all_over } else { over && all_over };
         match self.settings.outbox_policy {
-            OutboxPolicy::Close if too_much => self.close_slow(slot, now),
+            OutboxPolicy::Close if too_much => self.close_slow(slot, Refusal::SlowClose, now),
             OutboxPolicy::Close => {}
             OutboxPolicy::Drop { messages_max } => {
                 return self.drop_newest(slot, before, added, messages_max, too_much, now);

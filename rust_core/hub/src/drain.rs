@@ -2,10 +2,8 @@
 //!
 //! Rule: nobody is told before what was published to it is owed to it; nobody stays after the time.
 
-use std::sync::Arc;
-
 use crate::{
-    Group, Hub, Millis,
+    Hub, Millis,
     connection::State,
     timers::{TICK_MS, is_due, tick_after},
 };
@@ -25,7 +23,6 @@ pub(crate) struct Drain {
     /// The next slot to look at.
     cursor: u32,
     next: Option<Millis>,
-    farewell: Option<Arc<Group>>,
 }
 
 impl Drain {
@@ -53,7 +50,7 @@ impl Drain {
 }
 
 impl Hub {
-    pub(crate) fn begin_drain(&mut self, within_ms: u64, farewell: Option<Arc<Group>>, now: Millis) {
+    pub(crate) fn begin_drain(&mut self, within_ms: u64, now: Millis) {
         self.drain = Some(Drain {
             began: now,
             // the last tenth is for the answers to the last close frames
@@ -63,7 +60,6 @@ impl Hub {
             told: 0,
             cursor: 0,
             next: Some(now),
-            farewell,
         });
         self.hurry_handshakes(now);
         self.tell_next(now);
@@ -90,7 +86,8 @@ impl Hub {
         while drain.told < target && drain.cursor < self.slab.end() {
             let open = self.slab.at(drain.cursor).is_some_and(|client| client.state == State::Open);
             if open {
-                self.say_goodbye(drain.cursor, drain.farewell.as_ref(), now);
+                self.say_last(drain.cursor, |notices| notices.farewell.as_ref(), now);
+                self.close_caught_up(drain.cursor, GOING_AWAY, "going away", None, now);
                 drain.told += 1;
             }
             drain.cursor += 1;
@@ -101,17 +98,6 @@ impl Hub {
         }
         drain.next = Some(drain.turn(now));
         self.drain = Some(drain);
-    }
-
-    /// The farewell is the last of all messages, so what was published before comes first.
-    fn say_goodbye(&mut self, slot: u32, farewell: Option<&Arc<Group>>, now: Millis) {
-        self.catch_up_all(slot, now);
-        if let Some(farewell) = farewell
-            && self.slab.at(slot).is_some_and(|client| client.state == State::Open)
-        {
-            self.send_shared(slot, farewell, now);
-        }
-        self.close_caught_up(slot, GOING_AWAY, "going away", None, now);
     }
 
     fn hurry_handshakes(&mut self, now: Millis) {

@@ -5,7 +5,7 @@
 
 use crate::{
     Command, ConnId, Effect, Event, Hub, Millis, Refusal,
-    connection::{Handshake, State},
+    connection::{Awaits, Handshake, State},
     event::ABNORMAL,
     timers::tick_after,
     ws::{
@@ -43,7 +43,7 @@ impl Hub {
 
     /// Carries out `Admit`. Of one that comes too late, only the end is told.
     pub(crate) fn admit(&mut self, command: Command, now: Millis) {
-        let Command::Admit { conn, session, user, rooms, payloads, protocol, close } = command else {
+        let Command::Admit { conn, session, user, rooms, payloads, protocol, close, dialect } = command else {
             return;
         };
         if self.drain.is_some() && self.awaits_decision(conn) {
@@ -53,7 +53,7 @@ impl Hub {
             self.drop_joins(&rooms);
             return self.tell_missed(conn, session);
         };
-        let Some(mut early) = self.open(slot, session, protocol.as_deref(), now) else {
+        let Some(mut early) = self.open(slot, session, protocol.as_deref(), dialect, now) else {
             return;
         };
         if user.is_none() {
@@ -85,7 +85,7 @@ impl Hub {
     fn expect_user(&mut self, slot: u32, now: Millis) {
         let auth_ms = self.settings.auth_ms;
         if let Some(client) = self.slab.at_mut(slot).filter(|_| auth_ms > 0) {
-            (client.anonymous, client.due) = (true, tick_after(now + auth_ms));
+            (client.awaits, client.due) = (Awaits::User, tick_after(now + auth_ms));
             self.replan(slot);
         }
     }
@@ -93,10 +93,10 @@ impl Hub {
     /// It has a user, or has had its time: from now on it is pinged.
     pub(crate) fn end_anonymity(&mut self, slot: u32, now: Millis) -> bool {
         let due = self.rhythm.next(now);
-        let Some(client) = self.slab.at_mut(slot).filter(|client| client.anonymous) else {
+        let Some(client) = self.slab.at_mut(slot).filter(|client| client.awaits == Awaits::User) else {
             return false;
         };
-        (client.anonymous, client.due) = (false, due);
+        (client.awaits, client.due) = (Awaits::Ping, due);
         self.replan(slot);
         true
     }
@@ -212,12 +212,20 @@ impl Hub {
     }
 
     /// Sends the 101. Returns what the client sent ahead of it.
-    fn open(&mut self, slot: u32, session: Box<[u8]>, protocol: Option<&str>, now: Millis) -> Option<Vec<u8>> {
+    fn open(
+        &mut self,
+        slot: u32,
+        session: Box<[u8]>,
+        protocol: Option<&str>,
+        dialect: u8,
+        now: Millis,
+    ) -> Option<Vec<u8>> {
         let due = self.rhythm.first(slot, now);
         let client = self.slab.at_mut(slot)?;
         let handshake = client.take_handshake()?;
         let upgrade = handshake.upgrade?;
         client.session = session;
+        client.dialect = dialect;
         client.state = State::Open;
         client.due = due;
         if let Some(deflate) = upgrade.deflate {

@@ -173,7 +173,7 @@ impl Hub {
             Command::Close { conn, code, reason } => {
                 self.with_open(conn, |hub, slot| hub.begin_close(slot, code, &reason, None, now));
             }
-            Command::Drain { within_ms, farewell } => self.begin_drain(within_ms, farewell, now),
+            Command::Drain { within_ms } => self.begin_drain(within_ms, now),
         }
     }
 
@@ -236,7 +236,7 @@ impl Hub {
                 Timer::Pong => self.judge(slot, now),
                 // what closes it is counted already
                 Timer::Write if client.state != State::Open => self.end(slot),
-                Timer::Write => self.drop_dead(slot, Refusal::WriteTimeout),
+                Timer::Write => self.close_slow(slot, Refusal::WriteTimeout, now),
                 Timer::Close => self.end(slot),
             }
         }
@@ -290,9 +290,11 @@ impl Hub {
         if client.unanswered == 0 {
             client.answered(now, &self.rhythm, &self.settings);
         } else if code == 0 {
-            self.drop_dead(slot, Refusal::PongTimeout);
+            self.stats.refuse(Refusal::PongTimeout);
+            self.end(slot);
         } else {
-            self.begin_close(slot, code, "heartbeat timeout", Some(Refusal::PongTimeout), now);
+            self.say_last(slot, |notices| notices.silence.as_ref(), now);
+            self.close_caught_up(slot, code, "heartbeat timeout", Some(Refusal::PongTimeout), now);
         }
     }
 

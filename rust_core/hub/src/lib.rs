@@ -27,6 +27,7 @@ mod invariants;
 pub mod limits;
 mod members;
 mod membership;
+pub mod notice;
 mod outbox;
 mod pool;
 mod receive;
@@ -44,6 +45,7 @@ pub use event::{Effect, Event, Fate, Refusal};
 pub use group::{Group, GroupBuilder};
 pub use hub::{Hub, Sent, Wire};
 pub use id::{ConnId, Keys};
+pub use notice::{Notice, Notices};
 pub use settings::Settings;
 pub use stats::Stats;
 

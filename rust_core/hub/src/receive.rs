@@ -3,12 +3,12 @@
 //! Pings and close frames are answered here, messages become events. Rule: whatever a client sends costs its own allowance or
 //! its own connection, nobody else's time.
 
-use std::{collections::VecDeque, ops::ControlFlow, sync::Arc};
+use std::{collections::VecDeque, ops::ControlFlow};
 
 use memchr::memmem::Finder;
 
 use crate::{
-    ConnId, Event, Hub, Millis, Payload, Refusal, Settings, Stats,
+    ConnId, Event, Hub, Millis, Refusal, Settings, Stats,
     bucket::WHOLE,
     connection::{Connection, State},
     ws::{
@@ -96,11 +96,12 @@ impl Hub {
     }
 
     fn answer_discarded(&mut self, slot: u32, count: u32, now: Millis) {
-        let settings = Arc::clone(&self.settings);
-        let Some(text) = settings.rate_answer.as_ref().filter(|_| count > 0) else {
+        if count == 0 {
+            return;
+        }
+        let Some(payload) = self.notice(slot, |notices| notices.excess.as_ref(), now) else {
             return;
         };
-        let payload = Payload { bytes: text.clone(), text: true };
         let asked = self.slab.at(slot).is_some_and(|client| client.asked);
         for _ in 0..count {
             self.send(slot, &payload, now);
@@ -163,7 +164,8 @@ impl Reading<'_> {
     }
 
     fn beyond_the_rate(&mut self, incoming: &Incoming<'_>) -> ControlFlow<()> {
-        if self.settings.rate_answer.is_none() {
+        let notices = self.settings.notices.get(usize::from(self.client.dialect));
+        if notices.is_none_or(|notices| notices.excess.is_none()) {
             self.outcome = Some(Outcome::TooMany);
             return ControlFlow::Break(());
         }

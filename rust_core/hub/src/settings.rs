@@ -2,6 +2,8 @@
 //!
 //! Rule: plain data, shared by all shards, never changed after the start. Durations are milliseconds, sizes are bytes.
 
+use crate::{Millis, Notices};
+
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Exact paths on which a WebSocket upgrade is expected; every other request is the HTTP app's.
@@ -21,8 +23,6 @@ pub struct Settings {
     /// Client messages a second, and how many may come at once; 0 = no limit.
     pub message_rate: u32,
     pub message_burst: u32,
-    /// The text that answers a message beyond the rate, which is discarded; `None` = its sender is closed with 1008.
-    pub rate_answer: Option<Box<[u8]>>,
     /// Only messages with these bytes in them count in full; `None` = everything does.
     pub rate_mark: Option<Box<[u8]>>,
     /// How long a connection may have no user before `Event::Overdue` tells; 0 = for ever.
@@ -34,6 +34,10 @@ pub struct Settings {
     pub unanswered_pings: u8,
     /// Close code for who is not heard in that time; 0 = it is dropped without a word.
     pub silence_code: u16,
+    /// What is said without asking the application, by dialect.
+    pub notices: Vec<Notices>,
+    /// When the time of the hub began, since the epoch: notices tell it.
+    pub began_unix_ms: Millis,
     pub write_timeout_ms: u64,
     /// How long the peer may take to answer a close frame.
     pub close_timeout_ms: u64,
@@ -70,7 +74,6 @@ impl Default for Settings {
             fragments_max: 1024,
             message_rate: 100,
             message_burst: 200,
-            rate_answer: None,
             rate_mark: None,
             auth_ms: 0,
             rooms_max: 1000,
@@ -78,6 +81,8 @@ impl Default for Settings {
             pong_timeout_ms: 10_000,
             unanswered_pings: 2,
             silence_code: 0,
+            notices: Vec::new(),
+            began_unix_ms: 0,
             write_timeout_ms: 10_000,
             close_timeout_ms: 5_000,
             outbox_bytes_max: 1 << 20,

@@ -6,17 +6,17 @@ use support::{
     client::{self, BINARY, PING, PONG, TEXT},
     world::World,
 };
-use tidegate_hub::{ConnId, Refusal, Settings};
+use tidegate_hub::{ConnId, Notice, Notices, Refusal, Settings};
 
 const CHAT: &[u8] = br#"{"type":"send_msg","content":"hi"}"#;
 const ACK: &[u8] = br#"{"type":"ack"}"#;
 
-fn marked_world(rate_answer: Option<&[u8]>) -> World {
+fn marked_world(excess: Option<&[u8]>) -> World {
     World::new(Settings {
         message_rate: 10,
         message_burst: 20,
         rate_mark: Some(br#""send_msg""#.as_slice().into()),
-        rate_answer: rate_answer.map(Into::into),
+        notices: vec![Notices { excess: excess.map(Notice::new), ..Notices::default() }],
         ..Settings::default()
     })
 }

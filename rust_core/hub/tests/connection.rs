@@ -34,6 +34,7 @@ fn an_upgrade_waits_for_the_application_and_is_admitted_with_its_payloads() {
         payloads: vec![text_payload("hello")],
         protocol: None,
         close: None,
+        dialect: 0,
     });
     assert_eq!(world.texts(conn), ["hello"]);
     let stats = world.hub.stats();
@@ -360,7 +361,7 @@ fn the_user_and_the_place_are_given_back_once() {
     let Command::Admit { conn, session, rooms, payloads, protocol, close, .. } = admit(conn, &[]) else {
         unreachable!()
     };
-    world.command(Command::Admit { conn, session, user: Some(0), rooms, payloads, protocol, close });
+    world.command(Command::Admit { conn, session, user: Some(0), rooms, payloads, protocol, close, dialect: 0 });
     world.hub.handle_gone(conn, Some(Refusal::Panic), world.now);
     world.hub.handle_gone(conn, Some(Refusal::Panic), world.now);
     world.settle();

@@ -317,19 +317,40 @@ fn by_policy_the_newest_messages_are_dropped_and_the_connection_stays() {
 }
 
 #[test]
-fn a_reader_that_takes_nothing_for_the_write_time_out_is_dropped() {
+fn a_reader_that_takes_nothing_for_the_write_time_out_is_told_so_and_dropped_after_another() {
     let mut world = world();
     let (stuck, slow) = (world.open(&["room"]), world.open(&["room"]));
     for conn in [stuck, slow] {
         world.make_room(conn, 5);
     }
     world.publish("room", &"x".repeat(100));
-    for _ in 0..9 {
+    for _ in 0..3 {
+        world.pass(4000);
+        world.make_room(slow, 5);
+    }
+    assert_eq!((world.refused(Refusal::WriteTimeout), world.closed(stuck)), (1, None));
+    assert_eq!(world.hub.stats().memberships_now, 1, "it is in no room any more");
+    for _ in 0..3 {
         world.pass(4000);
         world.make_room(slow, 5);
     }
     assert_eq!((world.is_open(stuck), world.is_open(slow)), (false, true));
-    assert_eq!((world.refused(Refusal::WriteTimeout), world.closed(stuck)), (1, Some(1006)));
+    assert_eq!((world.refused(Refusal::WriteTimeout), world.closed(stuck)), (1, Some(1013)));
+}
+
+#[test]
+fn a_reader_that_goes_on_after_the_write_time_out_learns_why_it_is_closed() {
+    let mut world = world();
+    let conn = world.open(&["room"]);
+    world.make_room(conn, 5);
+    world.publish("room", "begun");
+    world.publish("room", "not begun");
+    world.pass(10_100);
+    world.make_room(conn, usize::MAX);
+    let frames = world.frames(conn);
+    assert_eq!((frames[0].text(), frames[1].close_code(), frames.len()), ("begun", 1013, 2));
+    world.receive(conn, &client::close(1013));
+    assert_eq!((world.is_open(conn), world.closed(conn)), (false, Some(1013)));
 }
 
 #[test]
@@ -356,7 +377,7 @@ fn a_drain_delivers_first_and_closes_everybody_evenly() {
     let members = crowd(&mut world, 1000, "room");
     let undecided = world.upgrade("");
     world.publish_except("room", "last words", None);
-    world.hub.handle_command(Command::Drain { within_ms: 10_000, farewell: None }, world.now);
+    world.hub.handle_command(Command::Drain { within_ms: 10_000 }, world.now);
     world.settle();
     let told =
         |world: &mut World| members.iter().filter(|conn| world.socket(**conn).reader.buf.contains(&0x88)).count();
@@ -387,7 +408,7 @@ fn a_drain_delivers_first_and_closes_everybody_evenly() {
 fn few_clients_are_told_to_go_within_a_second_whatever_time_there_is() {
     let mut world = world();
     let members = crowd(&mut world, 100, "room");
-    world.command(Command::Drain { within_ms: 600_000, farewell: None });
+    world.command(Command::Drain { within_ms: 600_000 });
     world.pass(1100);
     assert!(members.iter().all(|conn| world.frames(*conn)[0].close_code() == 1001));
 }
@@ -396,7 +417,7 @@ fn few_clients_are_told_to_go_within_a_second_whatever_time_there_is() {
 fn a_silent_socket_does_not_hold_up_a_drain() {
     let mut world = world();
     let silent = world.accept();
-    world.command(Command::Drain { within_ms: 30_000, farewell: None });
+    world.command(Command::Drain { within_ms: 30_000 });
     world.pass(1100);
     assert!(!world.is_open(silent) && world.hub.is_drained());
 }

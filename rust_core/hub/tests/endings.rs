@@ -2,28 +2,27 @@
 
 mod support;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::collections::BTreeSet;
 
 use support::{
     client::{self, CLOSE, PING, TEXT},
     world::{World, admit, text_payload},
 };
-use tidegate_hub::{
-    Command, ConnId, Group, Refusal, Settings,
-    group::Encoding,
-    settings::OutboxPolicy,
-    ws::deflate::{Deflater, Inflater},
-};
+use tidegate_hub::{Command, ConnId, Event, Notice, Notices, Refusal, Settings, settings::OutboxPolicy};
 
 /// Pinged every ten seconds, and closed two after a ping without an answer.
-fn watchful_world() -> World {
-    World::new(Settings {
+fn watchful_settings() -> Settings {
+    Settings {
         ping_interval_ms: 10_000,
         pong_timeout_ms: 2_000,
         unanswered_pings: 1,
         silence_code: 4408,
         ..Settings::default()
-    })
+    }
+}
+
+fn watchful_world() -> World {
+    World::new(watchful_settings())
 }
 
 fn opcodes(world: &mut World, conn: ConnId) -> Vec<u8> {
@@ -74,20 +73,21 @@ fn who_is_silent_and_reads_nothing_either_is_gone_after_the_time_outs() {
     world.hub.check_invariants();
 }
 
-fn farewell(text: &str) -> Arc<Group> {
-    Arc::new(Group::encode("".into(), 0, vec![(text_payload(text), None)]))
+fn polite_world(farewell: &str, settings: Settings) -> World {
+    let farewell = Some(Notice::new(farewell.as_bytes()));
+    World::new(Settings { notices: vec![Notices { farewell, ..Notices::default() }], ..settings })
 }
 
-fn drain(world: &mut World, within_ms: u64, message: &Arc<Group>) {
-    world.command(Command::Drain { within_ms, farewell: Some(message.clone()) });
+fn drain(world: &mut World, within_ms: u64) {
+    world.command(Command::Drain { within_ms });
 }
 
 #[test]
 fn a_farewell_comes_right_before_the_close_frame_and_after_all_that_was_published() {
-    let mut world = World::new(Settings::default());
+    let mut world = polite_world("goodbye", Settings::default());
     let members: Vec<ConnId> = (0..100).map(|_| world.open(&["room"])).collect();
     world.publish_except("room", "last words", None);
-    world.hub.handle_command(Command::Drain { within_ms: 10_000, farewell: Some(farewell("goodbye")) }, world.now);
+    world.hub.handle_command(Command::Drain { within_ms: 10_000 }, world.now);
     world.settle();
     assert_eq!(members.iter().filter(|conn| !world.frames(**conn).is_empty()).count(), 100, "the publish");
     assert!(world.hub.stats().deliveries > 100, "the first is told at once");
@@ -107,53 +107,70 @@ fn a_farewell_comes_right_before_the_close_frame_and_after_all_that_was_publishe
 }
 
 #[test]
-fn all_clients_of_one_encoding_share_the_farewells_bytes() {
-    let mut world = World::new(Settings { compression: true, ..Settings::default() });
-    let plain: Vec<ConnId> = (0..20).map(|_| world.open(&[])).collect();
-    let deflating: Vec<ConnId> = (0..20)
-        .map(|_| {
-            let conn = world.upgrade("Sec-WebSocket-Extensions: permessage-deflate\r\n");
-            world.command(admit(conn, &[]));
-            conn
-        })
-        .collect();
-    // random enough that it stays long enough to be shared when compressed
-    let text: String = (0..2000u32).map(|at| char::from(b'a' + (at.wrapping_mul(at) >> 3) as u8 % 26)).collect();
-    let message = farewell(&text);
-    plain.iter().chain(&deflating).for_each(|conn| world.make_room(*conn, 0));
-    drain(&mut world, 10_000, &message);
-    world.pass(500);
-    let shared = |encoding| Arc::strong_count(&message.frames(encoding, &mut Deflater::default()).bytes);
-    assert_eq!([Encoding::Plain, Encoding::Deflate].map(shared), [21, 21]);
-    deflating.iter().chain(&plain).for_each(|conn| world.make_room(*conn, usize::MAX));
-    for conn in plain {
-        assert_eq!(world.texts(conn), [text.as_str()]);
+fn each_dialect_has_its_own_last_words_with_the_time_of_the_moment() {
+    let notices = |place: &str| {
+        let notice = |what: &str| Some(Notice::new(format!("{what} $UNIX_{place}").as_bytes()));
+        Notices { excess: notice("excess"), silence: notice("silence"), farewell: notice("farewell") }
+    };
+    let mut world = World::new(Settings {
+        notices: vec![notices("SECONDS"), notices("MILLIS")],
+        began_unix_ms: 1_767_225_600_000,
+        message_rate: 1,
+        message_burst: 1,
+        ..watchful_settings()
+    });
+    let conns = [0, 1, 2].map(|dialect| {
+        let conn = world.upgrade("");
+        let Command::Admit { conn, session, user, rooms, payloads, protocol, close, .. } = admit(conn, &[]) else {
+            unreachable!()
+        };
+        world.command(Command::Admit { conn, session, user, rooms, payloads, protocol, close, dialect });
+        conn
+    });
+    let began = world.now;
+    conns.iter().for_each(|conn| world.receive(*conn, &client::frame(TEXT, b"x").repeat(2)));
+    world.settle();
+    let at = |now: u64| 1_767_225_600_000 + now;
+    assert_eq!(world.texts(conns[0]), [format!("excess {}", at(began) / 1000)]);
+    assert_eq!(world.texts(conns[1]), [format!("excess {}", at(began))]);
+    let failed = world.events.iter().any(|event| matches!(event, Event::Failed { code: 1008, .. }));
+    assert!(failed, "a dialect without notices");
+
+    let silent = conns[0];
+    while world.refused(Refusal::PongTimeout) == 0 {
+        world.pass(100);
+        if world.frames(conns[1]).iter().any(|frame| frame.opcode == PING) {
+            world.receive(conns[1], &client::frame(client::PONG, b""));
+        }
     }
-    for conn in deflating {
-        let frames = world.frames(conn);
-        assert_eq!(Inflater::default().inflate(&frames[0].payload, 4000), Ok(text.as_bytes()));
-        assert_eq!(frames[1].close_code(), 1001);
-    }
+    let said = world.frames(silent);
+    let [.., notice, close] = &said[..] else { panic!("{said:?}") };
+    assert_eq!(notice.text(), format!("silence {}", at(world.now) / 1000));
+    assert_eq!(close.close_code(), 4408);
+
+    drain(&mut world, 1_000);
+    let last = world.frames(conns[1]);
+    assert_eq!((last[0].text(), last[1].close_code()), (&*format!("farewell {}", at(world.now)), 1001));
 }
 
 #[test]
 fn a_farewell_is_bounded_like_all_that_is_owed() {
     let long = "x".repeat(600);
-    let mut world = World::new(Settings { outbox_bytes_max: 1000, ..Settings::default() });
+    let mut world = polite_world(&long, Settings { outbox_bytes_max: 1000, ..Settings::default() });
     let slow = world.open(&["room"]);
     world.make_room(slow, 0);
     world.publish("room", &long);
-    drain(&mut world, 1_000, &farewell(&long));
+    drain(&mut world, 1_000);
     world.pass(100);
     world.make_room(slow, usize::MAX);
     assert_eq!((world.refused(Refusal::SlowClose), world.frames(slow)[0].close_code()), (1, 1013));
 
     let outbox_policy = OutboxPolicy::Drop { messages_max: 1 };
-    let mut world = World::new(Settings { outbox_policy, ..Settings::default() });
+    let mut world = polite_world("no room for it", Settings { outbox_policy, ..Settings::default() });
     let slow = world.open(&["room"]);
     world.make_room(slow, 0);
     world.publish("room", "first");
-    drain(&mut world, 1_000, &farewell("no room for it"));
+    drain(&mut world, 1_000);
     world.make_room(slow, usize::MAX);
     assert_eq!(world.refused(Refusal::QueueFull), 1);
     assert_eq!(opcodes(&mut world, slow), [TEXT, CLOSE]);
@@ -161,10 +178,10 @@ fn a_farewell_is_bounded_like_all_that_is_owed() {
 
 #[test]
 fn who_is_closing_already_or_not_admitted_gets_no_farewell() {
-    let mut world = World::new(Settings::default());
+    let mut world = polite_world("goodbye", Settings::default());
     let (closing, undecided, silent) = (world.open(&[]), world.upgrade(""), world.accept());
     world.command(Command::Close { conn: closing, code: 4000, reason: "".into() });
-    drain(&mut world, 1_000, &farewell("goodbye"));
+    drain(&mut world, 1_000);
     world.pass(950);
     assert_eq!(opcodes(&mut world, closing), [CLOSE]);
     for conn in [undecided, silent] {

@@ -6,7 +6,7 @@ use support::{
     client::{self, PING, PONG, TEXT},
     world::{World, admit},
 };
-use tidegate_hub::{Command, Event, Refusal, Settings, settings::OutboxPolicy};
+use tidegate_hub::{Command, Event, Notice, Notices, Refusal, Settings, settings::OutboxPolicy};
 
 fn login_world() -> World {
     World::new(Settings { auth_ms: 10_000, ping_interval_ms: 54_000, ..Settings::default() })
@@ -47,7 +47,7 @@ fn who_is_admitted_with_a_user_needs_no_other() {
     let Command::Admit { conn, session, rooms, payloads, protocol, close, .. } = admit(conn, &[]) else {
         unreachable!()
     };
-    world.command(Command::Admit { conn, session, user: Some(1), rooms, payloads, protocol, close });
+    world.command(Command::Admit { conn, session, user: Some(1), rooms, payloads, protocol, close, dialect: 0 });
     world.pass(20_000);
     assert_eq!(overdue(&world), 0);
 }
@@ -79,8 +79,8 @@ fn one_unanswered_ping_is_enough_where_the_settings_say_so() {
 }
 
 fn answering_world(outbox_policy: OutboxPolicy) -> World {
-    let rate_answer = Some(b"slow down".as_slice().into());
-    World::new(Settings { message_rate: 10, message_burst: 3, rate_answer, outbox_policy, ..Settings::default() })
+    let notices = vec![Notices { excess: Some(Notice::new(b"slow down")), ..Notices::default() }];
+    World::new(Settings { message_rate: 10, message_burst: 3, notices, outbox_policy, ..Settings::default() })
 }
 
 fn flood(world: &mut World, count: usize) -> tidegate_hub::ConnId {

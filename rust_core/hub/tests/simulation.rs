@@ -7,14 +7,12 @@
 
 mod support;
 
-use std::sync::Arc;
-
 use support::{
     client::{self, CLOSE, PING, TEXT},
     random::{Random, for_each_seed},
-    world::{World, admit, text_payload},
+    world::{World, admit},
 };
-use tidegate_hub::{Command, ConnId, Effect, Event, Group, Refusal, Settings};
+use tidegate_hub::{Command, ConnId, Effect, Event, Notice, Notices, Refusal, Settings};
 
 const CLIENTS: usize = 10_000;
 /// Everybody is in the first; the others have a tenth, a hundredth, a thousandth of all.
@@ -46,7 +44,10 @@ struct Client {
     last: [u64; 4],
     /// It was told that it is not heard any more.
     told_to_go: bool,
+    last_word: bool,
 }
+
+const LAST_WORDS: [&[u8]; 2] = [b"silent", b"goodbye"];
 
 struct Simulation {
     world: World,
@@ -59,11 +60,13 @@ struct Simulation {
 
 impl Simulation {
     fn new(seed: u64) -> Self {
+        let notice = |text| Some(Notice::new(text));
         let settings = Settings {
             outbox_bytes_max: OUTBOX_BYTES_MAX,
             outbox_total_max: OUTBOX_TOTAL_MAX,
             slots_max: CLIENTS + 500,
             silence_code: if seed % 2 == 1 { 4408 } else { 0 },
+            notices: vec![Notices { excess: None, silence: notice(LAST_WORDS[0]), farewell: notice(LAST_WORDS[1]) }],
             ..Settings::default()
         };
         let mut world = World::new(settings);
@@ -95,7 +98,7 @@ impl Simulation {
             95..98 => Habit::Stuck,
             _ => Habit::Mute,
         };
-        self.clients.push(Client { conn, habit, rooms, last: self.published, told_to_go: false });
+        self.clients.push(Client { conn, habit, rooms, last: self.published, told_to_go: false, last_word: false });
     }
 
     fn step(&mut self) {
@@ -219,7 +222,10 @@ impl Simulation {
         for frame in self.world.socket(client.conn).reader.frames() {
             pings += usize::from(frame.opcode == PING);
             client.told_to_go |= frame.opcode == CLOSE;
-            if frame.opcode != TEXT || frame.payload == b"for you" {
+            // a last word follows who was heard no more, and nothing but the close frame follows that
+            assert!(!client.last_word || frame.opcode == CLOSE, "{frame:?} after the last word");
+            client.last_word |= LAST_WORDS.contains(&&frame.payload[..]);
+            if frame.opcode != TEXT || client.last_word || frame.payload == b"for you" {
                 continue;
             }
             let mut words = frame.text().split(':');
@@ -266,8 +272,7 @@ impl Simulation {
     }
 
     fn drain(&mut self) {
-        let farewell = Group::encode("".into(), 0, vec![(text_payload("goodbye"), None)]);
-        self.world.command(Command::Drain { within_ms: 20_000, farewell: Some(Arc::new(farewell)) });
+        self.world.command(Command::Drain { within_ms: 20_000 });
         for _ in 0..21 {
             self.world.pass(1000);
             self.world.settle();

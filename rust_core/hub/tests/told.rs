@@ -123,7 +123,7 @@ fn an_admit_after_the_time_for_the_handshake_is_followed_by_the_end_while_the_an
 fn an_admit_that_the_drain_refuses_is_followed_by_the_end() {
     let mut world = World::new(Settings::default());
     let conn = world.upgrade("");
-    world.command(Command::Drain { within_ms: 10_000, farewell: None });
+    world.command(Command::Drain { within_ms: 10_000 });
     world.command(admit(conn, &["room"]));
     assert_eq!(ends(&world, conn), MISSED);
     assert!(world.socket(conn).reader.buf.starts_with(b"HTTP/1.1 503 "));
@@ -140,7 +140,7 @@ fn an_admit_that_is_carried_out_is_followed_by_one_end_whichever_way_it_comes() 
             0 => world.hub.handle_eof(conn, world.now),
             1 => world.hub.handle_gone(conn, Some(Refusal::Panic), world.now),
             2 => world.receive(conn, &client::close(1000)),
-            _ => world.command(Command::Drain { within_ms: 100, farewell: None }),
+            _ => world.command(Command::Drain { within_ms: 100 }),
         }
         world.settle();
         world.pass(20_000);

@@ -13,7 +13,7 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use tidegate_hub::{Command, ConnId, Event, GroupBuilder, ws::close};
+use tidegate_hub::{Command, ConnId, Event, ws::close};
 
 use crate::{
     EngineOptions, Order, Publish, StartError, capacity, capacity::Capacity, fds::descriptors_max, heap,
@@ -120,15 +120,9 @@ impl Engine {
         Ok(())
     }
 
-    /// Refuses upgrades, delivers what is owed, closes everybody with 1001 spread over the time. The text `farewell` comes right before
-    /// the close frame.
-    pub fn begin_drain(&self, within_ms: u64, farewell: Option<&[u8]>) {
-        let farewell = farewell.map(|text| {
-            let mut message = GroupBuilder::new("".into(), 0);
-            message.push(true, text, None);
-            Arc::new(message.finish())
-        });
-        self.submit(vec![Order::Command(Command::Drain { within_ms, farewell })]);
+    /// Refuses upgrades, delivers what is owed, closes everybody with 1001 spread over the time.
+    pub fn begin_drain(&self, within_ms: u64) {
+        self.submit(vec![Order::Command(Command::Drain { within_ms })]);
     }
 
     /// Draining, and every connection is gone with all that it was owed.

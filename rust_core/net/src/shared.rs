@@ -9,7 +9,7 @@ use std::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 use rustls::ServerConfig;
@@ -55,7 +55,10 @@ impl Shared {
         capacity: Capacity,
         shards: usize,
     ) -> io::Result<Self> {
-        let settings = Settings { slots_max: capacity.slots, ..options.settings };
+        // before 1970 nobody runs this, and then only the times in notices are wrong
+        let began = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let began_unix_ms = began.as_millis() as Millis;
+        let settings = Settings { slots_max: capacity.slots, began_unix_ms, ..options.settings };
         Ok(Self {
             started: Instant::now(),
             stopping: AtomicBool::new(false),

@@ -167,9 +167,9 @@ impl<'a> Batch<'a> {
     /// `Drain` is the one command that is for every shard.
     fn for_all(&mut self, command: &Command) {
         self.finish_all();
-        if let Command::Drain { within_ms, farewell } = command {
+        if let Command::Drain { within_ms } = command {
             for mail in &mut self.mail {
-                mail.push(Mail::Command(Command::Drain { within_ms: *within_ms, farewell: farewell.clone() }));
+                mail.push(Mail::Command(Command::Drain { within_ms: *within_ms }));
             }
         }
     }
@@ -323,10 +323,7 @@ mod tests {
     #[test]
     fn a_drain_is_for_every_shard_and_a_shard_that_is_not_gets_nothing() {
         let shared = shared();
-        submit(
-            &shared,
-            vec![join(7, "a"), Order::Command(Command::Drain { within_ms: 1, farewell: None }), publish("a", "x")],
-        );
+        submit(&shared, vec![join(7, "a"), Order::Command(Command::Drain { within_ms: 1 }), publish("a", "x")]);
         (0..3).for_each(|shard| assert_eq!(got(&shared, shard), ["drain"]));
     }
 }

@@ -104,6 +104,7 @@ fn admit(event: &Event) -> Option<Order> {
         payloads: Vec::new(),
         protocol: None,
         close: None,
+        dialect: 0,
     }))
 }
 

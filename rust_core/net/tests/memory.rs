@@ -80,7 +80,16 @@ impl Shape {
             rooms.push("chat:all".into());
         }
         let session = session.into_bytes().into();
-        Command::Admit { conn, session, user: None, rooms, payloads: Vec::new(), protocol: None, close: None }
+        Command::Admit {
+            conn,
+            session,
+            user: None,
+            rooms,
+            payloads: Vec::new(),
+            protocol: None,
+            close: None,
+            dialect: 0,
+        }
     }
 }
 

@@ -78,6 +78,7 @@ fn admit(fields: &Fields<'_, '_>, conn: ConnId, user_hash: impl Fn(&str) -> u64)
         payloads: payloads.collect::<PyResult<_>>()?,
         protocol: protocol.map(String::into_boxed_str),
         close: close.map(|(code, reason)| (code, reason.into_boxed_str())),
+        dialect: fields.at(8)?,
     })
 }
 
@@ -113,7 +114,7 @@ impl<'a, 'py> Fields<'a, 'py> {
         }
         let kind: u8 = tuple.get_item(0)?.extract()?;
         let length = match kind {
-            ADMIT => 8,
+            ADMIT => 9,
             REFUSE | SEND | PUBLISH => 5,
             CLOSE | PUBLISH_ROOMS => 4,
             JOIN | LEAVE | SESSION | USER | HOLD => 3,

@@ -99,9 +99,8 @@ impl Engine {
         py.detach(|| self.inner.set_tls(certificate_pem, key_pem)).map_err(PyValueError::new_err)
     }
 
-    #[pyo3(signature = (within_ms, farewell=None))]
-    fn begin_drain(&self, py: Python<'_>, within_ms: u64, farewell: Option<&[u8]>) {
-        py.detach(|| self.inner.begin_drain(within_ms, farewell));
+    fn begin_drain(&self, py: Python<'_>, within_ms: u64) {
+        py.detach(|| self.inner.begin_drain(within_ms));
     }
 
     fn is_drained(&self, py: Python<'_>) -> bool {

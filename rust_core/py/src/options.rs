@@ -4,6 +4,7 @@ use std::cell::Cell;
 
 use pyo3::{exceptions::PyValueError, prelude::*, types::PyDict};
 use tidegate_hub::{
+    Notice, Notices,
     limits::Caps,
     settings::{OutboxPolicy, Settings},
 };
@@ -58,7 +59,6 @@ fn settings(named: &Named<'_, '_>) -> PyResult<Settings> {
         fragments_max: named.take("fragments_max")?,
         message_rate: named.take("message_rate")?,
         message_burst: named.take("message_burst")?,
-        rate_answer: named.take::<Option<Vec<u8>>>("rate_answer")?.map(Vec::into_boxed_slice),
         rate_mark: named.take::<Option<Vec<u8>>>("rate_mark")?.map(Vec::into_boxed_slice),
         auth_ms: named.take("auth_ms")?,
         rooms_max: named.take("rooms_max")?,
@@ -66,6 +66,7 @@ fn settings(named: &Named<'_, '_>) -> PyResult<Settings> {
         pong_timeout_ms: named.take("pong_timeout_ms")?,
         unanswered_pings: named.take("unanswered_pings")?,
         silence_code: named.take("silence_code")?,
+        notices: notices(named)?,
         write_timeout_ms: named.take("write_timeout_ms")?,
         close_timeout_ms: named.take("close_timeout_ms")?,
         outbox_bytes_max: named.take("outbox_bytes_max")?,
@@ -78,6 +79,15 @@ fn settings(named: &Named<'_, '_>) -> PyResult<Settings> {
         compression_bytes_min: named.take("compression_bytes_min")?,
         ..Settings::default()
     })
+}
+
+fn notices(named: &Named<'_, '_>) -> PyResult<Vec<Notices>> {
+    let dialects: Vec<[Option<Vec<u8>>; 3]> = named.take("notices")?;
+    let of = |templates: [Option<Vec<u8>>; 3]| {
+        let [excess, silence, farewell] = templates.map(|template| template.map(|bytes| Notice::new(&bytes)));
+        Notices { excess, silence, farewell }
+    };
+    Ok(dialects.into_iter().map(of).collect())
 }
 
 struct Named<'a, 'py> {

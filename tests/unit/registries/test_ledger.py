@@ -14,7 +14,7 @@ def ledger() -> tuple[Ledger, list[int], Leases]:
     taken: list[int] = []
     leases = Leases(Link(Etcd(("127.0.0.1:1",))), 90)
     leases._alive = {1: Lease(111), 2: Lease(222)}
-    made = Ledger("one", leases, taken.append)
+    made = Ledger("one", leases, lambda place: taken.append(place.conn))
     leases._alive[1].places = 1
     made.begin(KEY)
     made.confirm(KEY, Hold(conn=7, since=100, lease=1, revision=10))

@@ -215,6 +215,7 @@ pub fn admit(conn: ConnId, rooms: &[&str]) -> Command {
         payloads: Vec::new(),
         protocol: None,
         close: None,
+        dialect: 0,
     }
 }
 

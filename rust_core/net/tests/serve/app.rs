@@ -131,6 +131,7 @@ pub fn admit(engine: &Engine, conn: ConnId, target: &[u8]) -> Order {
         payloads: vec![text(engine.uuid(conn))],
         protocol: None,
         close: None,
+        dialect: 0,
     })
 }
 

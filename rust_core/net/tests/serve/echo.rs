@@ -86,7 +86,7 @@ fn a_draining_engine_closes_everybody_with_1001_and_is_then_drained() {
     let app = App::start(options());
     let mut clients: Vec<Client> = (0..10).map(|_| Client::open(app.engine.port(), "")).collect();
     assert!(!app.engine.is_drained());
-    app.engine.begin_drain(100, None);
+    app.engine.begin_drain(100);
     for client in &mut clients {
         assert_eq!(client.close_code(), 1001);
         client.stream.write_all(&frame(CLOSE, &1001u16.to_be_bytes())).unwrap();

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tidegate_hub::{Command, ConnId, Event, Fate, event::ABNORMAL};
+use tidegate_hub::{Command, ConnId, Event, Fate, Notice, Notices, event::ABNORMAL};
 use tidegate_net::Order;
 
 use crate::{
@@ -106,9 +106,12 @@ fn a_message_that_is_sent_is_told_as_queued() {
 
 #[test]
 fn a_farewell_reaches_the_clients_of_every_shard_before_their_close_frames() {
-    let app = App::start(options());
+    let mut options = options();
+    let farewell = Some(Notice::new(b"we are going"));
+    options.settings.notices = vec![Notices { farewell, ..Notices::default() }];
+    let app = App::start(options);
     let mut clients: Vec<Client> = (0..10).map(|_| Client::open(app.engine.port(), "")).collect();
-    app.engine.begin_drain(500, Some(b"we are going"));
+    app.engine.begin_drain(500);
     for client in &mut clients {
         assert_eq!(client.frame(), (TEXT, b"we are going".to_vec()));
         assert_eq!(client.frame().0, CLOSE);
