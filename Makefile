@@ -10,7 +10,7 @@ CARGO_TARGET_DIR ?= target
 export CARGO_TARGET_DIR
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test test-quick lint format fuzz bench bench-quick bench-accept bench-peers image wheel clean tools redis etcd kafka
+.PHONY: help setup build run test test-quick lint format fuzz bench bench-quick bench-accept bench-against bench-peers image wheel clean tools redis etcd kafka
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -153,6 +153,10 @@ bench-quick: tools $(VENV)/.bench ## A short form of every benchmark, about a mi
 bench-accept: tools $(VENV)/.bench ## Five times bench-quick on a quiet machine: what it compares with from now on
 	@cargo build --release --quiet --package tidegate-limit --package tidegate-loadgen
 	@$(BIN)/python bench/gate.py --accept $(ACCEPT)
+
+bench-against: tools $(VENV)/.bench ## COMMIT=...: that commit's bench-quick and this one's by turns (about a quarter of an hour)
+	@cargo build --release --quiet --package tidegate-limit --package tidegate-loadgen
+	@$(BIN)/python bench/against.py $(or $(COMMIT),$(error say which: make bench-against COMMIT=...))
 
 # Not a reason to stop: who can't be installed is in the table as not measured, with the reason
 $(VENV)/.peers: pyproject.toml $(VENV)/.bench

@@ -142,22 +142,23 @@ def least(first: Mapping[str, float], again: Mapping[str, float]) -> dict[str, f
 # --- measuring --------------------------------------------------------------------------------------------------------
 
 
-def measured(parts: Sequence[Part]) -> tuple[dict[str, float], float]:
-    """The held figures of each part, and the largest share of the machine that others took meanwhile."""
+def measured(parts: Sequence[Part], tree: Path = REPOSITORY) -> tuple[dict[str, float], float]:
+    """The held figures of each part of a tree, and the largest share of the machine that others took meanwhile."""
     values: dict[str, float] = {}
     share = 0.0
     with tempfile.TemporaryDirectory(prefix="tidegate-gate-") as directory:
         for part in parts:
             file = Path(directory) / f"{part.name}.json"
-            _run(part, file)
+            _run(part, file, tree)
             result = json.loads(file.read_text())
             values |= values_of(part, result["figures"])
             share = max(share, float(result["settings"]["other_work_share"]))
     return values, share
 
 
-def _run(part: Part, file: Path) -> None:
-    command = [sys.executable, str(REPOSITORY / "bench" / f"{part.name}.py"), "--quick", f"--runs={RUNS}"]
+def _run(part: Part, file: Path, tree: Path) -> None:
+    python = sys.executable if tree == REPOSITORY else str(tree / ".venv" / "bin" / "python")
+    command = [python, str(tree / "bench" / f"{part.name}.py"), "--quick", f"--runs={RUNS}"]
     with contextlib.suppress(subprocess.TimeoutExpired):
         done = subprocess.run(
             [*command, *part.options, "--json", str(file)],
@@ -195,8 +196,10 @@ def conclude(held: Sequence[Held], accepted: Mapping[str, Any], share: float) ->
         if one.verdict == "worse" and one.was and one.now:
             print(f"{one.name}: was {one.was:.3g}, is {one.now:.3g}, allowed {one.allowed:.3g}")
     if any(one.verdict == "worse" for one in held):
-        print(f"Slower than accepted on {accepted.get('date')} at {accepted.get('commit')}: find out why, or accept it")
-        print("with `make bench-accept` and say in the commit what it buys.")
+        commit = accepted.get("commit")
+        print(f"Slower than accepted on {accepted.get('date')} at {commit}. First see whether it is the machine:")
+        print(f"`make bench-against COMMIT={commit}` measures both today. Then find out why, or accept it with")
+        print("`make bench-accept` and say in the commit what it buys.")
         return 1
     if any(one.verdict in ("not accepted yet", "not measured") for one in held):
         print("Not every figure can be compared: on a quiet machine, run `make bench-accept` and commit")

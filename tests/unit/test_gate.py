@@ -88,7 +88,7 @@ def test_what_is_accepted_is_what_was_measured(
     file = tmp_path / "accepted.json"
     monkeypatch.setattr(gate, "REPOSITORY", tmp_path)
     monkeypatch.setattr(gate, "ACCEPTED", file)
-    monkeypatch.setattr(gate, "measured", lambda _: ({FANOUT: 1.0}, QUIET))
+    monkeypatch.setattr(gate, "measured", lambda *_: ({FANOUT: 1.0}, QUIET))
     assert gate.check() == 2
     assert gate.accept(on_a_busy_machine=False) == 0
     assert json.loads(file.read_text())["figures"] == {FANOUT: [1.0] * gate.PASSES}
@@ -99,7 +99,7 @@ def test_what_is_accepted_is_what_was_measured(
 def test_a_busy_machine_accepts_nothing_unless_told_to(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(gate, "REPOSITORY", tmp_path)
     monkeypatch.setattr(gate, "ACCEPTED", tmp_path / "accepted.json")
-    monkeypatch.setattr(gate, "measured", lambda _: ({FANOUT: 1.0}, 0.5))
+    monkeypatch.setattr(gate, "measured", lambda *_: ({FANOUT: 1.0}, 0.5))
     with pytest.raises(gate.RigError, match="--on-a-busy-machine"):
         gate.accept(on_a_busy_machine=False)
     assert not gate.ACCEPTED.exists()
