@@ -21,6 +21,7 @@ class EtcdServer(Server):
     """What it confirmed survives `kill`, and `wipe` takes it away. `options` as on its command line."""
 
     name = "etcd"
+    scheme = "etcd"
 
     def __init__(self, *options: str) -> None:
         port, directory = free_port(), Path(tempfile.mkdtemp(prefix="tidegate-etcd-"))
@@ -30,19 +31,6 @@ class EtcdServer(Server):
         command += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
         command += ["--initial-cluster", f"default={peer}", "--unsafe-no-fsync", *options]
         super().__init__(command, port, directory)
-
-    @property
-    def url(self) -> str:
-        return f"etcd://{self.address}"
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
-    def wipe(self) -> None:
-        """A disk that was lost; only while it is down."""
-        assert self._process is None, "stop the server first"
-        shutil.rmtree(self.directory / "data", ignore_errors=True)
 
     @contextlib.asynccontextmanager
     async def client(self) -> AsyncIterator[aetcd.Client]:

@@ -49,6 +49,7 @@ class GrpcBackend(Server):
     """
 
     name = "the gRPC backend"
+    scheme = "grpc"
 
     def __init__(self, certificate: Certificate | None = None) -> None:
         port, directory = free_port(), Path(tempfile.mkdtemp(prefix="tidegate-grpc-"))
@@ -57,14 +58,6 @@ class GrpcBackend(Server):
         if certificate:
             command += [str(self.tls_port), str(certificate.file), str(certificate.key_file)]
         super().__init__(command, port, directory)
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
-    @property
-    def url(self) -> str:
-        return f"grpc://{self.address}"
 
     def tell(self, **behaviour: Any) -> None:
         self._control("Tell", behaviour)

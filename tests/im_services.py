@@ -50,20 +50,14 @@ class ImService(ToldServer):
     kill(), stop(), start(), freeze(), thaw()
     """
 
+    scheme = "grpc"
+
     def __init__(self, role: str) -> None:
         self.role, self.name = role, f"the {role} service"
         port, directory = free_port(), Path(tempfile.mkdtemp(prefix=f"tidegate-im-{role}-"))
         self.control_port = free_port(but=port)
         command = [sys.executable, "-m", "tests.im_app", role, str(port), str(self.control_port)]
         super().__init__([*command, str(directory / "told.json")], port, directory)
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
-    @property
-    def url(self) -> str:
-        return f"grpc://{self.address}"
 
     def renew(self) -> None:
         """As new: it forgets, and comes back if a test killed or froze it."""

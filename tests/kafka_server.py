@@ -40,6 +40,7 @@ class KafkaServer(Server):
     """A broker that makes topics with one partition when they are first written to."""
 
     name = "kafka"
+    scheme = "kafka"
     start_s_max = 60  # 3 s on a quiet machine; a JVM that starts wants a core for itself
 
     def __init__(self, *options: str) -> None:
@@ -55,18 +56,8 @@ class KafkaServer(Server):
         super().__init__(command, port, directory)
         self.wipe()
 
-    @property
-    def url(self) -> str:
-        return f"kafka://{self.address}"
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
     def wipe(self) -> None:
-        """A disk that was lost; only while it is down."""
-        assert self._process is None, "stop the server first"
-        shutil.rmtree(self.directory / "data", ignore_errors=True)
+        super().wipe()
         shutil.copytree(formatted(), self.directory / "data")
 
     def _answers(self) -> bool:

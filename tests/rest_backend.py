@@ -52,16 +52,13 @@ class RestBackend(ToldServer):
     """
 
     name = "the backend"
+    scheme = "http"
     KEY = "internal-key"
 
     def __init__(self) -> None:
         port, directory = free_port(), Path(tempfile.mkdtemp(prefix="tidegate-rest-"))
         super().__init__([sys.executable, "-m", "tests.rest_app", str(port)], port, directory)
         self.control_port = port
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
 
     def requests(self, call: str = "") -> list[Received]:
         received = [Received(**fields) for fields in self._control("/_seen")["requests"]]

@@ -35,6 +35,7 @@ class Server:
     """A process on a port, with a directory of its own. `start` after `kill` or `stop`: same port, same data."""
 
     name: str
+    scheme: str  # of its URL
     start_s_max: float = START_S_MAX
 
     def __init__(self, command: list[str], port: int, directory: Path) -> None:
@@ -44,6 +45,14 @@ class Server:
         self._command = command
         self._process: subprocess.Popen[bytes] | None = None
         atexit.register(self.remove)
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def url(self) -> str:
+        return f"{self.scheme}://{self.address}"
 
     @property
     def pid(self) -> int:
@@ -77,6 +86,11 @@ class Server:
 
     def thaw(self) -> None:
         self._signal(signal.SIGCONT)
+
+    def wipe(self) -> None:
+        """A disk that was lost; only while it is down."""
+        assert self._process is None, "stop the server first"
+        shutil.rmtree(self.directory / "data", ignore_errors=True)
 
     def remove(self) -> None:
         self.kill()
@@ -153,26 +167,18 @@ class NatsServer(Server):
     """A nats-server with JetStream."""
 
     name = "nats-server"
+    scheme = "nats"
 
     def __init__(self, jetstream: bool = True, port: int | None = None, config: str = "") -> None:
         port = port or free_port()
         directory = Path(tempfile.mkdtemp(prefix="tidegate-nats-"))
         command = [nats_server_binary(), "-a", "127.0.0.1", "-p", str(port)]
         if jetstream:
-            command += ["-js", "-sd", str(directory / "store")]
+            command += ["-js", "-sd", str(directory / "data")]
         if config:
             (directory / "config").write_text(config)
             command += ["-c", str(directory / "config")]
         super().__init__(command, port, directory)
-
-    @property
-    def url(self) -> str:
-        return f"nats://127.0.0.1:{self.port}"
-
-    def wipe(self) -> None:
-        """A disk that was lost; only while it is down."""
-        assert self._process is None, "stop the server first"
-        shutil.rmtree(self.directory / "store", ignore_errors=True)
 
     def _answers(self) -> bool:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1) as probe:
@@ -184,16 +190,13 @@ class RedisServer(Server):
     """A redis-server. What it confirmed is on disk first, so a crash keeps it; `options` as on its command line."""
 
     name = "redis-server"
+    scheme = "redis"
 
     def __init__(self, *options: str) -> None:
         port, directory = free_port(), Path(tempfile.mkdtemp(prefix="tidegate-redis-"))
         command = [redis_server_binary(), "--bind", "127.0.0.1", "--port", str(port), "--dir", str(directory)]
         command += ["--save", "", "--appendonly", "yes", "--appendfsync", "always", *options]
         super().__init__(command, port, directory)
-
-    @property
-    def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
 
     def _answers(self) -> bool:
         """Anything but -LOADING will do: a server with a password refuses a stranger's PING."""

@@ -57,6 +57,25 @@ def parse_server(url: str) -> Server:
     return Server(host, port, int(path or 0), parts.scheme == "rediss", user, password)
 
 
+def new_connection(server: Server, name: str, connect_s_max: float) -> Connection:
+    """Not connected yet. It never tries anything twice by itself."""
+    return (SSLConnection if server.tls else Connection)(
+        host=server.host,
+        port=server.port,
+        db=server.db,
+        username=server.user,
+        password=server.password,
+        client_name=name,
+        # RESP2: replies without surprises, from any version
+        protocol=2,
+        # The times are ours: a timeout of the library's would count a whole blocking read.
+        socket_timeout=None,
+        socket_connect_timeout=connect_s_max,
+        socket_keepalive=True,
+        retry=Retry(NoBackoff(), 0),
+    )
+
+
 def bad_url(url: str) -> ConfigError:
     # Whatever comes before the last @ may be a password, and so may what follows a ? or #.
     shown = re.split(r"[?#]", url.rpartition("@")[2], maxsplit=1)[0]
@@ -84,22 +103,7 @@ class Link:
     async def open(self) -> None:
         """Raises one of LINK_ERRORS. A server that accepts and says nothing is one that is down."""
         await self.close()
-        server = self._server
-        connection = (SSLConnection if server.tls else Connection)(
-            host=server.host,
-            port=server.port,
-            db=server.db,
-            username=server.user,
-            password=server.password,
-            client_name=self._name,
-            # RESP2: replies without surprises, from any version
-            protocol=2,
-            # The times are ours: a timeout of the library's would count a whole blocking read.
-            socket_timeout=None,
-            socket_connect_timeout=CONNECT_TIMEOUT_S,
-            socket_keepalive=True,
-            retry=Retry(NoBackoff(), 0),
-        )
+        connection = new_connection(self._server, self._name, CONNECT_TIMEOUT_S)
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await connection.connect()  # type: ignore[no-untyped-call]

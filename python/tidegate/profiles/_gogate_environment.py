@@ -8,6 +8,7 @@ is unreadable, and only `0` means off where the contract says so.
 from collections.abc import Callable, Mapping
 
 from tidegate.profile import FromEnvironment
+from tidegate.profiles._environment import Environment
 
 # "Unlimited": what one process has been shown to hold
 CONNECTIONS_MAX = 1_000_000
@@ -46,26 +47,14 @@ def read_environment(environ: Mapping[str, str]) -> FromEnvironment:
     reader.word("BACKEND_BODY_STYLE", "backend.body_style", {"camel": "camel", "snake": "snake", "both": "both"})
     reader.word("LOG_FORMAT", "log.production", {"text": False, "json": True})
     reader.metrics_port()
-    return FromEnvironment(reader.values, reader.names, reader.warnings)
+    return reader.found()
 
 
 def _seconds(seconds: int) -> str:
     return f"{seconds}s"
 
 
-class _Reader:
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ = environ
-        self.values: dict[str, object] = {}
-        self.names: dict[str, str] = {}
-        self.warnings: list[str] = []
-
-    def set(self, name: str, key: str, value: object) -> None:
-        self.values[key], self.names[key] = value, name
-
-    def text(self, name: str) -> str:
-        return self._environ.get(name, "").strip()
-
+class _Reader(Environment):
     def plain(self, names: Mapping[str, str]) -> None:
         for name, key in names.items():
             if value := self.text(name):
@@ -102,7 +91,7 @@ class _Reader:
         wait = self.number("PONG_WAIT", "ws.pong_timeout", _seconds, least=1) or 60
         if wait <= period:
             self.warnings.append(f"PONG_WAIT ({wait}) must be more than PING_PERIOD ({period}): a second more counts")
-        if "PING_PERIOD" in self.names.values() or "PONG_WAIT" in self.names.values():
+        if self.has("ws.ping_interval") or self.has("ws.pong_timeout"):
             self.set("PONG_WAIT", "ws.pong_timeout", _seconds(max(1, wait - period)))
 
     def metrics_port(self) -> None:

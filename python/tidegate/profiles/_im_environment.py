@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from tidegate.config.units import parse_duration, parse_size
 from tidegate.profile import FromEnvironment
+from tidegate.profiles._environment import Environment
 
 # "Unlimited": what one process has been shown to hold
 CONNECTIONS_MAX = 1_000_000
@@ -77,43 +78,32 @@ def read_environment(environ: Mapping[str, str]) -> FromEnvironment:
     reader.rate()
     reader.heartbeat()
     reader.node()
-    return FromEnvironment(reader.values, reader.names, reader.warnings)
+    return reader.found()
 
 
-class _Reader:
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ = environ
-        self.values: dict[str, object] = {}
-        self.names: dict[str, str] = {}
-        self.warnings: list[str] = []
-
-    def set(self, name: str, key: str, value: object) -> None:
-        self.values[key], self.names[key] = value, name
-
-    def text(self, *names: str) -> tuple[str, str]:
+class _Reader(Environment):
+    def first(self, *names: str) -> tuple[str, str]:
         """The first that is set, and its name."""
-        found = ((name, self._environ.get(name, "").strip()) for name in names)
+        found = ((name, self.text(name)) for name in names)
         return next(((name, text) for name, text in found if text), (names[0], ""))
 
     def take(self, key: str, names: tuple[str, ...], make: Callable[[str], object] = str) -> None:
-        name, text = self.text(*names)
-        if text and key not in self.values:
+        name, text = self.first(*names)
+        if text and not self.has(key):
             self.set(name, key, make(text))
 
     def etcd(self) -> None:
         """With or without http://, as etcd's own tools write endpoints; https:// is refused where it is opened."""
-        name, text = self.text("ETCD_ENDPOINTS")
-        if text:
+        if text := self.text("ETCD_ENDPOINTS"):
             hosts = ",".join(re.sub(r"^http://", "", piece.strip()).rstrip("/") for piece in text.split(","))
-            self.set(name, "registry.url", f"etcd://{self._login('ETCD_USERNAME', 'ETCD_PASSWORD')}{hosts}")
+            self.set("ETCD_ENDPOINTS", "registry.url", f"etcd://{self._login('ETCD_USERNAME', 'ETCD_PASSWORD')}{hosts}")
 
     def redis(self) -> None:
-        name, text = self.text("REDIS_ADDR")
-        _, database = self.text("REDIS_DB")
+        text, database = self.text("REDIS_ADDR"), self.text("REDIS_DB")
         login = self._login("", "REDIS_PASSWORD")
         if text or login or database:
             url = text if "://" in text else f"redis://{login}{text or 'localhost:6379'}/{database or 0}"
-            self.set(name, "redis.url", url)
+            self.set("REDIS_ADDR", "redis.url", url)
 
     def _login(self, user_name: str, password_name: str) -> str:
         user = quote(self._environ.get(user_name, ""), safe="") if user_name else ""
@@ -121,9 +111,8 @@ class _Reader:
         return f"{user}:{password}@" if user or password else ""
 
     def kafka(self) -> None:
-        name, text = self.text("KAFKA_BROKERS")
-        if text:
-            self.set(name, "kafka.url", f"kafka://{','.join(piece.strip() for piece in text.split(','))}")
+        if text := self.text("KAFKA_BROKERS"):
+            self.set("KAFKA_BROKERS", "kafka.url", f"kafka://{','.join(piece.strip() for piece in text.split(','))}")
         named = {
             "im.group_topics": ("KAFKA_TOPIC", GROUP_TOPICS),
             "im.receipt_topics": ("READ_RECEIPT_TOPICS", RECEIPT_TOPICS),
@@ -131,7 +120,7 @@ class _Reader:
         }
         topics, given = [], ""
         for key, (variable, default) in named.items():
-            _, chosen = self.text(variable)
+            chosen = self.text(variable)
             topics.append(chosen or default)
             if chosen:
                 self.set(variable, key, chosen)
@@ -141,20 +130,18 @@ class _Reader:
 
     def message_size(self) -> None:
         """Up to twice as much is read, to be answered with an error instead of a close."""
-        name, text = self.text("MAX_MESSAGE_SIZE")
-        if text:
+        if text := self.text("MAX_MESSAGE_SIZE"):
             try:
-                self.set(name, "ws.max_message_size", 2 * parse_size(text))
+                self.set("MAX_MESSAGE_SIZE", "ws.max_message_size", 2 * parse_size(text))
             except ValueError:
-                self.set(name, "ws.max_message_size", text)
+                self.set("MAX_MESSAGE_SIZE", "ws.max_message_size", text)
 
     def rate(self) -> None:
-        name, text = self.text("MAX_MESSAGES_PER_SECOND")
-        if text:
-            self.set(name, "ws.message_rate_per_user", text)
-            self.set(name, "ws.message_rate", text)
+        if text := self.text("MAX_MESSAGES_PER_SECOND"):
+            self.set("MAX_MESSAGES_PER_SECOND", "ws.message_rate_per_user", text)
+            self.set("MAX_MESSAGES_PER_SECOND", "ws.message_rate", text)
             if text.isascii() and text.isdecimal() and int(text):
-                self.set(name, "ws.message_burst", BURST_S * int(text))
+                self.set("MAX_MESSAGES_PER_SECOND", "ws.message_burst", BURST_S * int(text))
 
     def heartbeat(self) -> None:
         """Dead is who was not heard for PONG_WAIT or HEARTBEAT_TIMEOUT, whichever is shorter.
@@ -169,14 +156,14 @@ class _Reader:
         longest = min(wait, silent)
         if longest <= period:
             self.warnings.append("PONG_WAIT and HEARTBEAT_TIMEOUT must be more than PING_PERIOD: a second more counts")
-        given = [name for name in ("PONG_WAIT", "HEARTBEAT_TIMEOUT", "PING_PERIOD") if self.text(name)[1]]
+        given = [name for name in ("PONG_WAIT", "HEARTBEAT_TIMEOUT", "PING_PERIOD") if self.text(name)]
         if given:
             self.set(given[0], "ws.ping_interval", f"{period * 500:.0f}ms")
             self.set(given[0], "ws.pong_timeout", f"{max(1.0, longest - period) * 1000:.0f}ms")
 
     def _seconds(self, name: str, default: float) -> float | None:
         """None, and a setting that says so, for what is no duration."""
-        _, text = self.text(name)
+        text = self.text(name)
         if not text:
             return default
         try:
@@ -188,12 +175,10 @@ class _Reader:
     def node(self) -> None:
         """As others dial it: the pod's address, else this machine's name, and the port of gRPC. The profile's default
         is what it is where no variable says anything."""
-        name, text = self.text("GATEWAY_NODE_ID")
-        host_name, host = self.text("POD_IP")
-        port_name, port = self.text("GRPC_PORT", "SERVER_GRPC_PORT")
-        given = next((named for named, said in ((name, text), (host_name, host), (port_name, port)) if said), "")
-        if given:
-            node = text or default_node(host, port)
+        given, text = self.first("GATEWAY_NODE_ID", "POD_IP", "GRPC_PORT", "SERVER_GRPC_PORT")
+        if text:
+            _, port = self.first("GRPC_PORT", "SERVER_GRPC_PORT")
+            node = self.text("GATEWAY_NODE_ID") or default_node(self.text("POD_IP"), port)
             self.set(given, "registry.node", node)
             self.set(given, "node_id", plain_name(node))
 

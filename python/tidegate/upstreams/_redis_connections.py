@@ -7,12 +7,10 @@ is kept only when every reply of a request was read from it.
 from collections.abc import Sequence
 from typing import Any
 
-from redis.asyncio.connection import Connection, SSLConnection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.asyncio.connection import Connection
 from redis.exceptions import ResponseError
 
-from tidegate.buses._redis_link import LINK_ERRORS, Server, end
+from tidegate.buses._redis_link import LINK_ERRORS, Server, end, new_connection
 from tidegate.calls import RedisCommand
 
 # Only ends what nobody waits for any more: who asks has a time of his own, which is shorter
@@ -53,21 +51,7 @@ class Connections:
         return await self._opened()
 
     async def _opened(self) -> Connection:
-        server = self._server
-        connection = (SSLConnection if server.tls else Connection)(
-            host=server.host,
-            port=server.port,
-            db=server.db,
-            username=server.user,
-            password=server.password,
-            client_name="tidegate",
-            # RESP2: replies without surprises, from any version
-            protocol=2,
-            socket_timeout=None,
-            socket_connect_timeout=CONNECT_S_MAX,
-            socket_keepalive=True,
-            retry=Retry(NoBackoff(), 0),
-        )
+        connection = new_connection(self._server, "tidegate", CONNECT_S_MAX)
         try:
             await connection.connect()  # type: ignore[no-untyped-call]
         except BaseException:
