@@ -74,6 +74,21 @@ async def test_what_came_before_a_wait_is_submitted_before_it() -> None:
     assert bench.engine.taken() == [sent(4, b"after")]
 
 
+async def test_what_steps_do_in_one_turn_of_the_loop_is_submitted_together() -> None:
+    def on_request(request: Request) -> Asked:
+        yield Send(int(request.method), b"hi")
+        return {"woken": (yield Wait(7, LONG_S))}
+
+    bench = Bench(on_request=on_request, on_message=waking)
+    requests = [Request(str(conn), None, 3.0, {}, 0.0) for conn in range(20)]
+    asked = [asyncio.ensure_future(bench.gateway.answer(request)) for request in requests]
+    await settled()
+    assert bench.engine.taken() == [sent(conn, b"hi") for conn in range(20)]
+    assert bench.engine.batches == 1
+    bench.message(b"all")
+    assert await asyncio.gather(*asked) == [{"woken": b"all"}] * 20
+
+
 async def test_requests_do_not_wait_for_each_other() -> None:
     backend = Backend()
 
@@ -225,6 +240,21 @@ async def test_several_at_once_are_answered_when_the_last_has_ended() -> None:
     good, bad, woken, nothing = (await asked)["answers"]
     assert (good, woken, nothing) == ("good", b"acked", None)
     assert isinstance(bad, UpstreamError)
+
+
+@pytest.mark.parametrize("payload", ["good", "bad"])
+async def test_one_alone_is_answered_like_several(payload: str) -> None:
+    async def backend(_method: str, payload: object) -> object:
+        if payload == "bad":
+            raise UpstreamError("no answer")
+        return payload
+
+    def on_request(_request: Request) -> Asked:
+        return {"answers": (yield Together([Call("backend", "get", payload)]))}
+
+    bench = Bench(on_request=on_request, upstreams={"backend": backend})
+    (answer,) = (await bench.gateway.answer(REQUEST))["answers"]
+    assert answer == "good" if payload == "good" else isinstance(answer, UpstreamError)
 
 
 async def test_nothing_at_once_is_answered_too() -> None:

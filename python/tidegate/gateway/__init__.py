@@ -38,8 +38,9 @@ class Gateway:
         tracer: Recorder | None = None,
     ) -> None:
         self._profile = profile
+        # asked once: what a Protocol asks of a class costs as much as a call's own steps
+        self._on_request = profile.on_request if isinstance(profile, HasRequests) else None
         faults = self._faults = Faults(counters)
-        handover = HandOver(engine, faults)
         asking = Asking(upstreams or {})
         self._actions = Actions(
             engine.uuid,
@@ -51,6 +52,7 @@ class Gateway:
             wake=asking.wake,
             tracer=tracer,
         )
+        handover = self._handover = HandOver(engine, faults, self._actions.take)
         self._steps = StepRunner(self._actions, asking, handover)
         self._backends = Backends(
             engine,
@@ -94,10 +96,10 @@ class Gateway:
 
     async def answer(self, request: Request) -> Mapping[str, Any]:
         """Serves a backend's request. What the profile fails on is counted, and raised without its text."""
-        if not isinstance(self._profile, HasRequests):
+        if self._on_request is None:
             raise ProfileError("backends call this profile, and it has no on_request")
         try:
-            fields: Mapping[str, Any] = await self._steps.run(self._profile.on_request(request))
+            fields: Mapping[str, Any] = await self._steps.run(self._on_request(request))
             return fields
         except Exception as error:
             self._faults.profile(error)
@@ -110,7 +112,7 @@ class Gateway:
                 self._actions.carry_out(self._profile.on_taken(place, time.time()))
             except Exception as error:
                 self._faults.profile(error)
-            self._steps.flush()
+            self._handover.flush()
 
     async def finish_calls(self, within_s: float) -> None:
         """Refuses upgrades from now on and waits until the calls under way are answered and served."""

@@ -4,7 +4,7 @@ Rule: a `Wake` takes effect a turn of the loop later, so that every `Wait` that 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from tidegate.errors import UpstreamError
@@ -44,10 +44,15 @@ class Asking:
         if type(waits) is Call:
             return self._call(waits)
         if type(waits) is Together:
-            return asyncio.gather(*[self._begin(each) for each in waits.waits], return_exceptions=True)
+            return self._together(waits.waits)
         if type(waits) is Wait:
             return self._until_woken(waits, self._expect(waits.ticket))
         raise ProfileError(f"nobody waits for {type(waits).__name__}")
+
+    def _together(self, waits: Sequence[Waits]) -> Awaitable[list[Any]]:
+        begun = [self._begin(each) for each in waits]
+        # gather makes a task of each; most pushes wait for one device
+        return _alone(begun[0]) if len(begun) == 1 else asyncio.gather(*begun, return_exceptions=True)
 
     async def _call(self, call: Call) -> Any:
         upstream = self._upstreams.get(call.upstream)
@@ -68,12 +73,11 @@ class Asking:
         return future
 
     async def _until_woken(self, wait: Wait, future: asyncio.Future[Any]) -> Any:
+        patience = asyncio.get_running_loop().call_later(min(wait.seconds, CALL_S), _give_up, future)
         try:
-            async with asyncio.timeout(min(wait.seconds, CALL_S)):
-                return await future
-        except TimeoutError:
-            return None
+            return await future
         finally:
+            patience.cancel()
             self._forget(wait.ticket, future)
 
     def _forget(self, ticket: int, future: asyncio.Future[Any]) -> None:
@@ -82,3 +86,16 @@ class Asking:
             waiting.remove(future)
             if not waiting:
                 del self._tickets[ticket]
+
+
+async def _alone(waits: Awaitable[Any]) -> list[Any]:
+    """What `gather` would give."""
+    try:
+        return [await waits]
+    except Exception as error:
+        return [error]
+
+
+def _give_up(future: asyncio.Future[Any]) -> None:
+    if not future.done():
+        future.set_result(None)

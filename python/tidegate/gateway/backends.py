@@ -52,8 +52,9 @@ class Backends:
     ) -> None:
         self._engine = engine
         self._profile = profile
+        self._on_node = profile.on_node if isinstance(profile, HasNodes) else None
         self._actions = actions
-        self._records = Records(profile, steps, faults) if isinstance(profile, HasRecords) else None
+        self._records = Records(profile, steps, handover, faults) if isinstance(profile, HasRecords) else None
         self._handover = handover
         self._faults = faults
         self._counters = counters
@@ -164,9 +165,9 @@ class Backends:
             asyncio.get_running_loop().call_soon(self._publish_received)
 
     def _decode(self, data: bytes) -> None:
-        if isinstance(self._profile, HasNodes):
+        if self._on_node is not None:
             try:
-                for action in self._profile.on_node(data, time.time()):
+                for action in self._on_node(data, time.time()):
                     self._translate(self._received, action)
             except Exception as error:
                 self._faults.profile(error)

@@ -84,7 +84,7 @@ class Clients:
                 self._serve(event)
             else:
                 self._defer(queue, event)
-        self._flush()
+        self._handover.flush()
 
     def _serve(self, event: Event) -> None:
         waits = self._start(event)
@@ -172,10 +172,6 @@ class Clients:
         self._faults.profile(error)
         self._actions.abort(conn)
 
-    def _flush(self) -> None:
-        if commands := self._actions.take():
-            self._handover.submit(commands)
-
     def _defer(self, waiting: Waiting, event: Event) -> None:
         if event[0] == TOLD:
             self._begin_told(event)
@@ -207,7 +203,7 @@ class Clients:
                 self._actions.hold(conn, False)
             if waits is None:
                 del self._waiting[conn]
-            self._flush()
+            self._handover.flush_soon()
 
     async def finish(self, within_s: float) -> None:
         """Takes on nobody new and waits until calls under way are answered and what waited for them is served."""

@@ -1,9 +1,11 @@
 """The last step before the engine: a batch of commands goes in whole, or all but the malformed ones.
 
-Rule: one connection's bad command never costs another connection its good one.
+Rule: commands go in the order of the decisions, and one connection's bad command never costs another connection its
+good one.
 """
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from tidegate._core import ADMIT, CLOSE, PUBLISH, PUBLISH_ROOMS, REFUSE, Messages, Rule
@@ -27,12 +29,32 @@ class EngineLike(Protocol):
 
 
 class HandOver:
-    def __init__(self, engine: EngineLike, faults: Faults) -> None:
+    """`decided` takes what was decided since it was last called."""
+
+    def __init__(self, engine: EngineLike, faults: Faults, decided: Callable[[], list[Command]]) -> None:
         self._engine = engine
         self._faults = faults
+        self._decided = decided
+        self._is_due = False  # a submission, later in this turn of the loop
+
+    def flush(self) -> None:
+        self._is_due = False
+        if commands := self._decided():
+            self._submit(commands)
+
+    def flush_soon(self) -> None:
+        """With what others decide in this turn of the loop: a submission costs as much as several commands in it."""
+        if not self._is_due:
+            self._is_due = True
+            asyncio.get_running_loop().call_soon(self.flush)
 
     def submit(self, commands: Sequence[Command]) -> bool:
-        """Says whether the engine is pressed."""
+        """What has nothing to do with those. Says whether the engine is pressed."""
+        if self._is_due:
+            self.flush()
+        return self._submit(commands)
+
+    def _submit(self, commands: Sequence[Command]) -> bool:
         try:
             return self._engine.submit(commands)
         except MALFORMED:

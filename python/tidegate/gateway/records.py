@@ -10,6 +10,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any, TypeAlias
 
 from tidegate.gateway.faults import Faults
+from tidegate.gateway.handover import HandOver
 from tidegate.gateway.steps import Ended, Running, StepRunner
 from tidegate.profile import BusMessage, HasRecords
 
@@ -23,9 +24,10 @@ WAITING_MAX = 10_000
 
 
 class Records:
-    def __init__(self, profile: HasRecords, steps: StepRunner, faults: Faults) -> None:
+    def __init__(self, profile: HasRecords, steps: StepRunner, handover: HandOver, faults: Faults) -> None:
         self._profile = profile
         self._steps = steps
+        self._handover = handover
         self._faults = faults
         self._last: dict[Key, asyncio.Task[None]] = {}  # of each key that waits, the newest message's
         self._waiting: set[asyncio.Task[None]] = set()
@@ -34,7 +36,7 @@ class Records:
         began = set(self._waiting)
         for message in batch:
             self._serve_one(message)
-        self._steps.flush()
+        self._handover.flush()
         if ours := self._waiting - began:
             await self._hold(ours)
         while len(self._waiting) > WAITING_MAX:

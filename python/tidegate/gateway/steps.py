@@ -1,7 +1,7 @@
 """Steps that no client's event began: of a backend's request, or of a bus message that needs a look-up.
 
-Rule: as for clients, commands are submitted before anything is awaited; what such steps do names its connection, for
-none is "being served".
+Rule: as for clients, what was decided is submitted in the turn of the loop in which steps begin to wait; what such
+steps do names its connection, for none is "being served".
 """
 
 from collections.abc import Generator, Mapping
@@ -38,23 +38,19 @@ class StepRunner:
             while not isinstance(reached, Ended):
                 answer, error = await self._asking.ask(reached)
                 reached = advance(self._actions.unbound, NOBODY, steps, answer, error)
-                self.flush()
+                self._handover.flush_soon()
             return reached.value
         finally:
             # of a caller who gave up: they end where they wait, now and not when memory is collected
             steps.close()
-            self.flush()
+            self._handover.flush()
 
     async def run(self, steps: Running) -> Any:
         try:
             reached = self.begin(steps)
         finally:
-            self.flush()
+            self._handover.flush_soon()
         return await self.finish(steps, reached)
-
-    def flush(self) -> None:
-        if commands := self._actions.take():
-            self._handover.submit(commands)
 
 
 def advance(

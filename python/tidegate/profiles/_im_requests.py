@@ -141,9 +141,8 @@ class Requests:
         now: float = yield Now()
         ends = request.now + min(self._ack_s, request.seconds - MARGIN_S)
         left = max(0.0, ends - now)
-        fields = {name: getattr(delivery.said, name) for name in MESSAGE_FIELDS}
         calls = [
-            self._forward("PushMessage", node, fields | {"device_id": device}, request, left)
+            self._forward("PushMessage", node, _copied(delivery.said) | {"device_id": device}, request, left)
             for device, node in elsewhere.items()
         ]
         own = [Wait(push.ticket, left)] if push is not None and push.waiting else []
@@ -243,6 +242,10 @@ def _frame(said: Any, device: Device) -> bytes:
         "sequence_number": said.sequence_number,
     }
     return message_frame(shown, sdk=device.sdk, recipient=said.recipient_id)
+
+
+def _copied(said: Any) -> dict[str, Any]:
+    return {name: getattr(said, name) for name in MESSAGE_FIELDS}
 
 
 def _tell(delivery: Delivery) -> Doing:
