@@ -76,3 +76,9 @@ def unknown_name(kind: str, name: str, valid: Iterable[str]) -> ConfigError:
     nearest = difflib.get_close_matches(name, names, n=1)
     guess = f"Did you mean {nearest[0]}? " if nearest else ""
     return ConfigError(f"unknown {kind} {name!r}", f"{guess}Valid: {', '.join(names) or 'none'}.")
+
+
+def missing_package(what: str, error: ImportError, extra: str) -> ConfigError:
+    """A library that is optional is not there."""
+    cure = f"Install it with: pip install 'tidegate[{extra}]'"
+    return ConfigError(f"{what} needs the package {error.name or 'of its extra'}", cure)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
 
-from tidegate.errors import ConfigError, unknown_name
+from tidegate.errors import missing_package, unknown_name
 
 HOST_AND_PORT = re.compile(r"(?!memory:)(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}(,.*)?")
 
@@ -46,10 +46,4 @@ class Schemes:
         except ModuleNotFoundError as error:
             if scheme not in self.extras:
                 raise
-            raise missing(f"{self.kind} {scheme}:", error, self.extras[scheme]) from None
-
-
-def missing(what: str, error: ImportError, extra: str) -> ConfigError:
-    """A library that is optional is not there."""
-    cure = f"Install it with: pip install 'tidegate[{extra}]'"
-    return ConfigError(f"{what} needs the package {error.name or 'of its extra'}", cure)
+            raise missing_package(f"{self.kind} {scheme}:", error, self.extras[scheme]) from None

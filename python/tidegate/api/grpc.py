@@ -9,8 +9,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 
 from tidegate.api.server import bind_tcp
-from tidegate.errors import StartError
-from tidegate.schemes import missing
+from tidegate.errors import StartError, missing_package
 
 try:
     import grpc
@@ -24,7 +23,7 @@ try:
     from tidegate.api._rpc_health import WATCHES_MAX, Health
     from tidegate.protos.methods import Method, methods_of
 except ImportError as error:
-    raise missing("the port of gRPC", error, "grpc") from None
+    raise missing_package("the port of gRPC", error, "grpc") from None
 
 __all__ = ["Answer", "GrpcServer"]
 

@@ -14,10 +14,11 @@ from urllib.parse import unquote_plus
 
 from tidegate._core import CLOSED, FAILED, MESSAGE, OVERDUE, TOLD, UPGRADE
 from tidegate.engine import ClosedEvent, Event, FailedEvent, MessageEvent, OverdueEvent, ToldEvent, UpgradeEvent
-from tidegate.gateway.actions import WAIT, Actions
+from tidegate.gateway.actions import Actions
 from tidegate.gateway.asking import Asking, Waits
 from tidegate.gateway.faults import Faults, ProfileError
 from tidegate.gateway.handover import EngineLike, HandOver
+from tidegate.gateway.steps import advance
 from tidegate.gateway.waiting import Waiting
 from tidegate.profile import Close, HasOverdue, HasUrgent, Profile, ProfileSpec, Refuse, Session, Steps, Upgrade
 
@@ -148,19 +149,9 @@ class Clients:
         return Session(conn, fresh.get(conn, data) if fresh.any else data, self._now, self._engine.uuid)
 
     def _run(self, conn: int, steps: Steps, answer: Any = None, error: Exception | None = None) -> Waits | None:
-        """Carries out steps up to their end, or up to what they wait for, which is returned.
-
-        The loop of `steps.advance`, once more: this one runs for each message of a client.
-        """
-        acts = self._actions.by_type
-        send = steps.send
+        """Carries out steps up to their end, or up to what they wait for, which is returned."""
         try:
-            action = send(answer) if error is None else steps.throw(error)
-            while True:
-                answer = acts[type(action)](conn, action)
-                if answer is WAIT:
-                    return action  # type: ignore[return-value]  # only what waits is answered so
-                action = send(answer)
+            return advance(self._actions.by_type, conn, steps, answer, error)
         except StopIteration:
             if self._actions.owes_answer(conn):
                 self._blame(conn, ProfileError("on_open ended without Admit or Refuse"))

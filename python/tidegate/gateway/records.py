@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from tidegate.gateway.faults import Faults
 from tidegate.gateway.handover import HandOver
-from tidegate.gateway.steps import Ended, Running, StepRunner
+from tidegate.gateway.steps import Running, StepRunner
 from tidegate.profile import BusMessage, HasRecords
 
 Key: TypeAlias = tuple[str, str]
@@ -69,11 +69,12 @@ class Records:
         try:
             steps = self._profile.on_record(message)
             reached = self._steps.begin(steps)
+        except StopIteration:
+            return
         except Exception as error:
             self._faults.profile(error)
             return
-        if not isinstance(reached, Ended):
-            self._wait(key, self._guarded(self._steps.finish(steps, reached)))
+        self._wait(key, self._guarded(self._steps.finish(steps, reached)))
 
     def _wait(self, key: Key, serving: Coroutine[Any, Any, None]) -> None:
         task = self._last[key] = asyncio.get_running_loop().create_task(serving)

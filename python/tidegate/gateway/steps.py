@@ -5,7 +5,6 @@ steps do names its connection, for none is "being served".
 """
 
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from tidegate.gateway.actions import NOBODY, WAIT, Act, Actions
@@ -16,30 +15,25 @@ from tidegate.profile import Action
 Running: TypeAlias = Generator[Action, Any, Any]
 
 
-@dataclass(slots=True)
-class Ended:
-    """What the steps returned."""
-
-    value: Any
-
-
 class StepRunner:
     def __init__(self, actions: Actions, asking: Asking, handover: HandOver) -> None:
         self._actions = actions
         self._asking = asking
         self._handover = handover
 
-    def begin(self, steps: Running) -> Waits | Ended:
+    def begin(self, steps: Running) -> Waits:
+        """As `advance`."""
         return advance(self._actions.unbound, NOBODY, steps)
 
-    async def finish(self, steps: Running, reached: Waits | Ended) -> Any:
+    async def finish(self, steps: Running, reached: Waits) -> Any:
         """To the end, from where `begin` came to. Raises what the profile raises."""
         try:
-            while not isinstance(reached, Ended):
+            while True:
                 answer, error = await self._asking.ask(reached)
                 reached = advance(self._actions.unbound, NOBODY, steps, answer, error)
                 self._handover.flush_soon()
-            return reached.value
+        except StopIteration as end:
+            return end.value
         finally:
             # of a caller who gave up: they end where they wait, now and not when memory is collected
             steps.close()
@@ -48,22 +42,25 @@ class StepRunner:
     async def run(self, steps: Running) -> Any:
         try:
             reached = self.begin(steps)
-        finally:
             self._handover.flush_soon()
-        return await self.finish(steps, reached)
+            return await self.finish(steps, reached)
+        except StopIteration as end:
+            return end.value
+        finally:
+            self._handover.flush()
 
 
 def advance(
     acts: Mapping[type, Act], conn: int, steps: Running, answer: Any = None, error: Exception | None = None
-) -> Waits | Ended:
-    """Carries out steps up to what they wait for, or up to their end. Raises what the profile raises."""
+) -> Waits:
+    """Carries out steps up to what they wait for.
+
+    StopIteration, with what they returned, where they end. Raises what the profile raises.
+    """
     send = steps.send
-    try:
-        action = send(answer) if error is None else steps.throw(error)
-        while True:
-            answer = acts[type(action)](conn, action)
-            if answer is WAIT:
-                return action  # type: ignore[return-value]  # only what waits is answered so
-            action = send(answer)
-    except StopIteration as end:
-        return Ended(end.value)
+    action = send(answer) if error is None else steps.throw(error)
+    while True:
+        answer = acts[type(action)](conn, action)
+        if answer is WAIT:
+            return action  # type: ignore[return-value]  # only what waits is answered so
+        action = send(answer)

@@ -6,9 +6,8 @@ What would make a file too long to read lies beside it in `_NAME_*.py`, as pure 
 import importlib
 import pkgutil
 
-from tidegate.errors import unknown_name
+from tidegate.errors import missing_package, unknown_name
 from tidegate.profile import ProfileSpec
-from tidegate.schemes import missing
 
 DEFAULT = "attchat-gateway"
 
@@ -28,7 +27,7 @@ def find(name: str) -> ProfileSpec:
     except ModuleNotFoundError as error:
         if name not in EXTRAS:
             raise
-        raise missing(f"the profile {name}", error, EXTRAS[name]) from None
+        raise missing_package(f"the profile {name}", error, EXTRAS[name]) from None
     return spec
 
 

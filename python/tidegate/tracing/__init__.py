@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from tidegate.errors import ConfigError
+from tidegate.errors import ConfigError, missing_package
 from tidegate.profile import Span
-from tidegate.schemes import missing
 
 # Where collectors listen for traces, below the address that people know
 TRACES_PATH = "/v1/traces"
@@ -38,7 +37,7 @@ def open_tracer(endpoint: str, service_name: str, node: str) -> Tracer | None:
     try:
         from tidegate.tracing._otlp import OtlpTracer  # noqa: PLC0415 - the library is an extra
     except ImportError as error:
-        raise missing("otel.endpoint", error, "otel") from None
+        raise missing_package("otel.endpoint", error, "otel") from None
     return OtlpTracer(url, service_name, node)
 
 

@@ -11,8 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tidegate.calls import HttpAnswer, HttpRequest, RedisRequest, RpcRequest
-from tidegate.errors import UpstreamError
-from tidegate.schemes import missing
+from tidegate.errors import UpstreamError, missing_package
 from tidegate.upstreams import UNAVAILABLE, UpstreamSettings, UpstreamStats
 from tidegate.upstreams._lobby import Lobby
 from tidegate.upstreams._meter import NO_ANSWER, Meter
@@ -86,7 +85,7 @@ def services_named(name: str) -> "Services":
     try:
         from tidegate.upstreams._services import Services  # noqa: PLC0415 - the libraries are an extra
     except ModuleNotFoundError as error:
-        raise missing("a service inside the process", error, "grpc") from None
+        raise missing_package("a service inside the process", error, "grpc") from None
     return Services(name)
 
 
