@@ -68,6 +68,8 @@ pub const ABNORMAL: u16 = 1006;
 pub enum Effect {
     /// The connection is over: close its descriptor. `admitted`: the application knew it, and nothing of ours may be under way any more.
     Shut { conn: ConnId, admitted: bool },
+    /// It will never be a connection: whoever reads the answer may come again at once, so its place must be free by then.
+    Refused { conn: ConnId },
     /// Not a WebSocket request: the bytes read so far and the socket go to the HTTP app. The hub has forgotten the connection.
     HandOver { conn: ConnId, bytes: Vec<u8> },
     /// The PROXY header named the real peer.

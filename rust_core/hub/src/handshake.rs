@@ -254,9 +254,10 @@ impl Hub {
     fn answer(&mut self, slot: u32, why: Refusal, bytes: Vec<u8>, now: Millis) {
         self.stats.refuse(why);
         let due = tick_after(now + self.settings.close_timeout_ms);
-        let Some(client) = self.slab.at_mut(slot) else {
+        let (Some(conn), Some(client)) = (self.slab.id_at(slot), self.slab.at_mut(slot)) else {
             return;
         };
+        self.effects.push_back(Effect::Refused { conn });
         client.unfinished = None;
         client.state = State::Refused;
         client.due = due;

@@ -103,7 +103,7 @@ fn a_refused_client_gets_one_answer_and_is_the_socket_layers_from_then_on() {
     let answered = world.socket(conn).reader.buf.len();
     world.receive(conn, &client::request("/ws", ""));
     assert_eq!((world.socket(conn).reader.buf.len(), world.events.len()), (answered, 0), "no second request");
-    assert_eq!(world.effects, [Effect::Shut { conn, admitted: false }]);
+    assert_eq!(world.effects, [Effect::Refused { conn }, Effect::Shut { conn, admitted: false }]);
 }
 
 #[test]

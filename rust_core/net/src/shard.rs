@@ -361,6 +361,10 @@ mod tests {
     use super::*;
     use crate::{EngineOptions, capacity::Capacity, listener::Port, networks::Networks};
 
+    /// The rest of what `newcomer` began to send.
+    const UPGRADE_WITHOUT_GET: &[u8] = b"ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+
     /// A shard that the test drives pass by pass, and its port. It takes the test's thread a table of descriptors of its own.
     fn shard() -> (Shard, SocketAddr) {
         let options = EngineOptions {
@@ -409,6 +413,23 @@ mod tests {
         }
         other.read_exact(&mut answer).unwrap();
         assert_eq!(&answer, b"HTTP/1.1 404");
+    }
+
+    #[test]
+    fn a_refused_client_has_given_its_place_back_before_it_can_read_so() {
+        let (mut shard, address) = shard();
+        let (mut stream, conn) = newcomer(&mut shard, address);
+        stream.write_all(UPGRADE_WITHOUT_GET).unwrap();
+        while !shard.hub.awaits_decision(conn) {
+            shard.pass().unwrap();
+        }
+        assert!(shard.slots.get(conn).is_some_and(|slot| slot.counted));
+        shard.hub.refuse(conn, Refusal::Application, 429, b"", None, shard.now);
+        shard.act();
+        assert!(
+            shard.slots.get(conn).is_some_and(|slot| !slot.counted),
+            "and its socket is still there, for the answer"
+        );
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What was asked, and what the hub wants done about it: mail in, effects and events out.
 
-use std::{os::fd::AsRawFd, time::Instant};
+use std::{mem, os::fd::AsRawFd, time::Instant};
 
 use tidegate_hub::{Command, ConnId, Effect, Event, Refusal};
 
@@ -101,6 +101,7 @@ impl Shard {
             Effect::RoomEmptied { hash } => directory.emptied(hash, self.number),
             Effect::Joined { hash } => directory.joined(hash, self.number),
             Effect::Shut { conn, admitted } => self.shut(conn, admitted),
+            Effect::Refused { conn } => self.give_place_back(conn),
             Effect::HandOver { conn, bytes } => self.hand_over(conn, bytes),
             Effect::Peer { conn, peer } => {
                 let Some(slot) = self.slots.get(conn) else {
@@ -132,6 +133,12 @@ impl Shard {
     fn refuse(&mut self, conn: ConnId, why: Refusal, answer: &Refused) {
         let (body, retry_after_s) = (answer.body.as_bytes(), Some(answer.retry_after_s));
         self.hub.refuse(conn, why, answer.status, body, retry_after_s, self.now);
+    }
+
+    fn give_place_back(&mut self, conn: ConnId) {
+        if let Some(slot) = self.slots.get(conn) {
+            self.shared.limits.give_back(mem::take(&mut slot.counted), None);
+        }
     }
 
     fn shut(&mut self, conn: ConnId, admitted: bool) {
