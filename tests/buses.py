@@ -17,7 +17,7 @@ from redis.asyncio import Redis as RedisClient
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
-from tidegate.buses import Bus, open_bus
+from tidegate.buses import Bus, IsServed, open_bus
 from tidegate.profile import BusMessage
 
 from tests.servers import NatsServer, RedisServer
@@ -72,12 +72,13 @@ class Gateway:
     inside: int = 0  # hand-overs under way
     together: int = 0  # the most that ever were
     failure: Exception | None = None
+    is_served: IsServed | None = None  # what each hand-over says
 
     def __post_init__(self) -> None:
         self.gate.set()
         self._changed = asyncio.Event()
 
-    async def deliver(self, messages: Sequence[BusMessage]) -> None:
+    async def deliver(self, messages: Sequence[BusMessage]) -> IsServed | None:
         self.entered += len(messages)
         self.inside += 1
         self.together = max(self.together, self.inside)
@@ -91,10 +92,11 @@ class Gateway:
         self.messages += messages
         self.batches.append(len(messages))
         self._changed.set()
+        return self.is_served
 
     def offer(self, messages: Sequence[BusMessage]) -> bool:
         """Takes what it can take at once."""
-        if not self.gate.is_set() or self.failure:
+        if not self.gate.is_set() or self.failure or self.is_served:
             return False
         assert self.inside == 0, "offered beside a hand-over"
         self.entered += len(messages)

@@ -15,7 +15,7 @@ from tests.gateways import stop
 from tests.im import Node, await_ready
 from tests.im_backends import Pusher, below
 from tests.im_traffic import Traffic, becomes, comes_in, is_registered, nodes, people, person, stored
-from tests.im_world import GROUPS, World
+from tests.im_world import GROUPS, RECEIPTS, World
 
 # A node that dies is forgotten soon, and an ack that does not come is not waited for long
 QUICK = {"REGISTRY_TTL": "4s", "REGISTRY_RENEW_INTERVAL": "1s", "ACK_TIMEOUT": "2s"}
@@ -134,19 +134,58 @@ async def test_a_node_that_was_killed_goes_on_with_the_records_that_came_meanwhi
             stop(back)
 
 
-def committed(world: World, node: Node) -> int:
-    return offset(world, node, lambda consumer, place: consumer.committed([place], timeout=5)[0].offset)
+async def test_a_node_that_is_killed_while_groups_wait_for_the_user_service_loses_none_of_their_messages(
+    frail_world: World,
+) -> None:
+    """Others go on meanwhile, beyond what waits: they come again, under the same id."""
+    services, records = frail_world.services, frail_world.records()
+    services.user.tell(groups=MEMBERS | {"group_new": ["user_1"]})
+    with nodes(frail_world, 1) as (first,):
+        async with person(first, "user_1") as before:
+            await records.group_message("group_1", "user_0", "hello", msg_id="known")
+            await before.has("group_1", ["known"])
+            await becomes(lambda: committed(frail_world, first) == written(frail_world))
+            services.user.tell(hold=["GetGroupMembers"])
+            waiting = [f"waits:{number}" for number in range(5)]
+            for msg_id in waiting:
+                await records.group_message("group_new", "user_0", "hello", msg_id=msg_id)
+            later = [f"later:{number}" for number in range(5)]
+            for msg_id in later:
+                await records.group_message("group_1", "user_0", "hello", msg_id=msg_id)
+            await before.has("group_1", later)
+            await records.read_receipt("user_1", "user_0", msg_id="kept")
+            # offsets of all topics are committed together
+            await becomes(lambda: committed(frail_world, first, RECEIPTS) == written(frail_world, RECEIPTS))
+            assert written(frail_world) - committed(frail_world, first) == len(waiting) + len(later)
+            assert before.got["group_new"] == []
+            first.kill()
+        back = again(frail_world, first)
+        try:
+            await becomes(lambda: back.get("/health")[0] == 200)
+            await comes_in(back)
+            async with person(back, "user_1") as after:
+                services.user.tell(hold=[])
+                await after.has("group_new", waiting)
+                await after.has("group_1", later)
+                assert (after.got["group_new"], after.got["group_1"]) == (waiting, later)
+                await becomes(lambda: committed(frail_world, back) == written(frail_world))
+        finally:
+            stop(back)
 
 
-def written(world: World) -> int:
-    return offset(world, None, lambda consumer, place: consumer.get_watermark_offsets(place, timeout=5)[1])
+def committed(world: World, node: Node, topic: str = GROUPS) -> int:
+    return offset(world, node, topic, lambda consumer, place: consumer.committed([place], timeout=5)[0].offset)
 
 
-def offset(world: World, node: Node | None, ask: Callable[[Consumer, TopicPartition], int]) -> int:
+def written(world: World, topic: str = GROUPS) -> int:
+    return offset(world, None, topic, lambda consumer, place: consumer.get_watermark_offsets(place, timeout=5)[1])
+
+
+def offset(world: World, node: Node | None, topic: str, ask: Callable[[Consumer, TopicPartition], int]) -> int:
     """As anybody sees it who asks the broker."""
     group = f"im-gateway-service-{node.grpc_address if node else 'nobody'}"
     consumer = Consumer({"bootstrap.servers": world.kafka.address, "group.id": group})
     try:
-        return ask(consumer, TopicPartition(GROUPS, 0))
+        return ask(consumer, TopicPartition(topic, 0))
     finally:
         consumer.close()

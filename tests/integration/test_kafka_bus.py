@@ -257,6 +257,25 @@ async def test_offsets_are_committed_at_the_interval_and_at_the_stop(calm_kafka:
     assert await asyncio.to_thread(calm_kafka.committed, "one") == {0: 200}
 
 
+async def test_what_waits_longer_than_its_hand_over_holds_back_the_offsets_and_nothing_else(
+    calm_kafka: KafkaBackend,
+) -> None:
+    served: set[int] = set()
+    gateway = Gateway(is_served=lambda: bool(served))
+    async with consuming(calm_kafka.bus("one", commit_interval=0.05), gateway):
+        await calm_kafka.publish(numbered(10))
+        await gateway.has(10)
+        gateway.is_served = None
+        await calm_kafka.publish(numbered(10, start=10))
+        await gateway.has(20)
+    assert await asyncio.to_thread(calm_kafka.committed, "one") == {0: 0}
+    after = Gateway()
+    async with consuming(calm_kafka.bus("one", commit_interval=0.05), after):
+        await after.has(20)
+        await becomes(lambda: calm_kafka.committed("one") == {0: 20})
+    assert after.payloads == numbered(20)
+
+
 async def test_messages_trimmed_while_a_node_was_away_are_counted_and_it_goes_on_with_the_oldest_kept(
     calm_kafka: KafkaBackend, caplog: pytest.LogCaptureFixture
 ) -> None:

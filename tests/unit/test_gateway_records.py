@@ -164,6 +164,33 @@ async def test_a_look_up_that_takes_long_holds_up_its_key_and_no_later_batch(mon
     assert published(bench) == [b"4"], "nothing of it waits any more"
 
 
+async def test_a_batch_of_which_something_waits_for_long_says_when_it_is_served(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(records, "HELD_S", 0.01)
+    backend = Backend()
+    bench = Bench(on_record=looking_up, upstreams={"backend": backend})
+    first = await bench.gateway.deliver([bus_message(b"call", subject="a"), bus_message(b"2", subject="b")])
+    second = await bench.gateway.deliver([bus_message(b"3", subject="a")])
+    assert await bench.gateway.deliver([bus_message(b"4", subject="b")]) is None, "served when it returned"
+    assert first and second
+    assert not first()
+    assert not second(), "it comes after the one that waits"
+    backend.calls[b"call"].set_result(b"1")
+    await settled()
+    assert first()
+    assert second()
+
+
+async def test_what_was_given_up_does_not_count_as_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "HELD_S", 0.01)
+    bench = Bench(on_record=looking_up, upstreams={"backend": Backend()})
+    is_served = await bench.gateway.deliver([bus_message(b"call")])
+    await bench.gateway.close(0.01)
+    assert is_served
+    assert not is_served()
+
+
 async def test_with_many_that_wait_the_bus_is_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "HELD_S", 0.01)
     monkeypatch.setattr(records, "WAITING_MAX", 1)

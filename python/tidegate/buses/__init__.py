@@ -19,6 +19,7 @@ __all__ = [
     "Deliver",
     "KafkaSettings",
     "NatsSettings",
+    "IsServed",
     "Offer",
     "Receive",
     "RedisSettings",
@@ -26,9 +27,13 @@ __all__ = [
     "scheme_of",
 ]
 
+# Whether all of a batch was served by now.
+IsServed: TypeAlias = Callable[[], bool]
 # Hand-over to the engine, never two calls at once. It may wait (backpressure: the bus stops fetching within a bound).
 # The batch, of one stream and in its order, is acknowledged when it returns. What it raises ends `run`, unacknowledged.
-Deliver: TypeAlias = Callable[[Sequence[BusMessage]], Awaitable[None]]
+# Some of it may wait for longer than the bus should: then it returns `IsServed`, and a bus that keeps places
+# (`kafka:`) goes on, but acknowledges neither the batch nor what is behind it before that says so.
+Deliver: TypeAlias = Callable[[Sequence[BusMessage]], Awaitable[IsServed | None]]
 # The same at once, without a turn of the loop: True = taken, to be acknowledged. False = not now, `Deliver` must wait.
 Offer: TypeAlias = Callable[[Sequence[BusMessage]], bool]
 # A message that another node of the same gateway broadcast: opaque bytes, at most once, never our own.

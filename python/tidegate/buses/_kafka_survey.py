@@ -9,9 +9,11 @@ over, between two hand-overs; until then the reader does not know of them.
 import contextlib
 import logging
 import time
+from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from tidegate.buses import IsServed
 from tidegate.buses._kafka_cluster import Cluster
 from tidegate.buses._kafka_link import Place, TroubleError
 
@@ -24,10 +26,22 @@ class Position:
     end: int  # the offset that the next new message will have, as last heard
     stored: int = -1  # as committed
     stored_at: float = 0.0  # monotonic
+    unserved: deque[tuple[int, IsServed]] = field(default_factory=deque)  # where each batch began that was not, once
 
     @property
     def lag(self) -> int:
         return max(0, self.end - self.next)
+
+    def reach(self, reached: int, is_served: IsServed | None) -> None:
+        if is_served:
+            self.unserved.append((self.next, is_served))
+        self.next = reached
+
+    def settle(self) -> int:
+        """The offset that may be committed: all before it was served."""
+        while self.unserved and self.unserved[0][1]():
+            self.unserved.popleft()
+        return self.unserved[0][0] if self.unserved else self.next
 
     def heard_of(self, end: int) -> None:
         """Who asked first may be answered last."""
@@ -142,7 +156,8 @@ class Survey:
             before[place] = known[place].next if is_same else stored.get(place)
             oldest, end = bounds[place]
             start = (oldest if is_new else end) if before[place] is None else min(max(before[place] or 0, oldest), end)
-            starts[place] = Position(start, end)
+            goes_on = is_same and start == before[place]
+            starts[place] = Position(start, end, unserved=known[place].unserved if goes_on else deque())
         await self.store(cluster, starts)
         self.changes |= starts
         for place, position in starts.items():
@@ -181,14 +196,14 @@ class Survey:
         return {
             place: position
             for place, position in self.positions.items()
-            if position.next != position.stored or position.stored_at < stale
+            if position.settle() != position.stored or position.stored_at < stale
         }
 
     async def store(self, cluster: Cluster, positions: Mapping[Place, Position]) -> None:
         """Raises TroubleError."""
         if not (self._keeps and positions):
             return
-        reached, now = {place: position.next for place, position in positions.items()}, time.monotonic()
+        reached, now = {place: position.settle() for place, position in positions.items()}, time.monotonic()
         for place in await cluster.store(reached):
             positions[place].stored, positions[place].stored_at = reached[place], now
 

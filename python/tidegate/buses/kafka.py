@@ -2,8 +2,8 @@
 
 A consumer group a node, `{kafka.group_id}-{node_id}`, used for nothing but the committed offsets: partitions are
 assigned by hand, so nobody rebalances, a start waits for no join, and an old process of the same node can't take any
-away. Rule: an offset is committed only after the hand-over of what is before it; a broker that is away, slow or frozen
-never ends `run`.
+away. Rule: an offset is committed only after the hand-over of what is before it, and not before that was served; a
+broker that is away, slow or frozen never ends `run`.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
-from tidegate.buses import BusSettings, Deliver, KafkaSettings, Offer, Receive
+from tidegate.buses import BusSettings, Deliver, IsServed, KafkaSettings, Offer, Receive
 from tidegate.buses._backoff import backoff_s, level_of
 from tidegate.buses._kafka_cluster import Cluster
 from tidegate.buses._kafka_link import (
@@ -206,21 +206,22 @@ class KafkaBus:
             self._look_now.set()
 
     async def _hand_over(self, batch: Batch, deliver: Deliver, offer: Offer | None) -> None:
+        is_served = None
         if batch.messages and not (offer and offer(batch.messages)):
-            await self._deliver(batch, deliver)
+            is_served = await self._deliver(batch, deliver)
         for place, reached in batch.reached.items():
             if (position := self._topics.positions.get(place)) is not None:
-                position.next = reached
+                position.reach(reached, is_served)
         self._messages += len(batch.messages)
         self._bytes += sum(len(message.data) for message in batch.messages)
         if batch.junk:
             self._decode_errors += batch.junk
             log.warning("Kafka topic %s: %d records without a value were left out", batch.topic, batch.junk)
 
-    async def _deliver(self, batch: Batch, deliver: Deliver) -> None:
+    async def _deliver(self, batch: Batch, deliver: Deliver) -> IsServed | None:
         self._handing_over = True
         try:
-            await deliver(batch.messages)
+            return await deliver(batch.messages)
         finally:
             self._handing_over = False
 

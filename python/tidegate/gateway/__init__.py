@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tidegate.buses import Bus
+from tidegate.buses import Bus, IsServed
 from tidegate.calls import Place
 from tidegate.counters import GatewayCounters
 from tidegate.gateway.actions import Actions, Recorder, Verifier
@@ -82,9 +82,10 @@ class Gateway:
             # a bug of ours: the loop would call again at once and for ever, and tell each time
             self._faults.profile(error)
 
-    async def deliver(self, batch: Sequence[BusMessage]) -> None:
-        """Hands a batch to the engine; returns when it may be acknowledged and the engine can take more."""
-        await self._backends.deliver(batch)
+    async def deliver(self, batch: Sequence[BusMessage]) -> IsServed | None:
+        """Hands a batch to the engine; returns when the engine can take more and, unless `IsServed` is to say so, when
+        the batch may be acknowledged."""
+        return await self._backends.deliver(batch)
 
     def offer(self, batch: Sequence[BusMessage]) -> bool:
         """The same at once; False if the engine can't take it now."""

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 
 from tidegate._core import PUBLISH, PUBLISH_ROOMS, SEND, Messages, Rule
-from tidegate.buses import Arrived
+from tidegate.buses import Arrived, IsServed
 from tidegate.counters import GatewayCounters
 from tidegate.engine import Command
 from tidegate.gateway import broadcast
@@ -63,21 +63,23 @@ class Backends:
         self._received: list[Command] = []
         self._relieved = asyncio.Event()
 
-    async def deliver(self, batch: Sequence[BusMessage]) -> None:
+    async def deliver(self, batch: Sequence[BusMessage]) -> IsServed | None:
         if self._records is not None:
-            await self._serve(self._records, batch)
-        elif self._hand_over(batch):
+            return await self._serve(self._records, batch)
+        if self._hand_over(batch):
             await self._relief()
+        return None
 
     async def close(self, within_s: float) -> None:
         """Gives what waits for a look-up so long."""
         if self._records is not None:
             await self._records.close(within_s)
 
-    async def _serve(self, records: Records, batch: Sequence[BusMessage]) -> None:
-        await records.serve(batch)
+    async def _serve(self, records: Records, batch: Sequence[BusMessage]) -> IsServed | None:
+        is_served = await records.serve(batch)
         self._count_all(batch)
         await self._relief()
+        return is_served
 
     def offer(self, batch: Sequence[BusMessage]) -> bool:
         if self._records is not None or self._engine.pressed():

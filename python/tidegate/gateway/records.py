@@ -2,13 +2,14 @@
 
 A message that waits holds up those behind it with the same key only. The rest of its batch goes on, and so does the bus
 after HELD_S: a service that is away must not silence groups that are known. Rule: within a stream and subject all is
-served in order, and what the profile fails on is skipped and counted.
+served in order, and what the profile fails on is skipped and counted; a batch counts as served when all of it is.
 """
 
 import asyncio
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeAlias
 
+from tidegate.buses import IsServed
 from tidegate.gateway.faults import Faults
 from tidegate.gateway.handover import HandOver
 from tidegate.gateway.steps import Running, StepRunner
@@ -16,8 +17,7 @@ from tidegate.profile import BusMessage, HasRecords
 
 Key: TypeAlias = tuple[str, str]
 
-# So long a batch waits for look-ups, which take milliseconds where the services are there. Then it counts as handed
-# over: a crash would lose what still waits
+# So long the bus waits for a batch's look-ups, which take milliseconds where the services are there
 HELD_S = 1.0
 # Messages that wait beyond their batch, some 10 MB; with more of them the bus is held back
 WAITING_MAX = 10_000
@@ -32,19 +32,24 @@ class Records:
         self._last: dict[Key, asyncio.Task[None]] = {}  # of each key that waits, the newest message's
         self._waiting: set[asyncio.Task[None]] = set()
 
-    async def serve(self, batch: Sequence[BusMessage]) -> None:
+    async def serve(self, batch: Sequence[BusMessage]) -> IsServed | None:
+        """Says how to learn whether all is served, if some of it still waits."""
         began = set(self._waiting)
         for message in batch:
             self._serve_one(message)
         self._handover.flush()
-        if ours := self._waiting - began:
-            await self._hold(ours)
+        left = await self._hold(self._waiting - began)
         while len(self._waiting) > WAITING_MAX:
             await asyncio.wait(self._waiting, return_when=asyncio.FIRST_COMPLETED)
+        return (lambda: all(map(_is_served, left))) if left else None
 
-    async def _hold(self, ours: set[asyncio.Task[None]]) -> None:
+    async def _hold(self, ours: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
+        """What still waits after a while."""
+        if not ours:
+            return ours
         try:
-            await asyncio.wait(ours, timeout=HELD_S)
+            _, left = await asyncio.wait(ours, timeout=HELD_S)
+            return left
         except asyncio.CancelledError:
             # not handed over: the bus repeats all of it
             for task in ours:
@@ -99,3 +104,8 @@ class Records:
             await running
         except Exception as error:
             self._faults.profile(error)
+
+
+def _is_served(task: asyncio.Task[None]) -> bool:
+    """And not given up."""
+    return task.done() and not task.cancelled()

@@ -215,6 +215,34 @@ async def test_offsets_are_stored_when_they_moved_and_before_kafka_forgets_them(
     assert cluster.offsets == {A0: 8, A1: 7}
 
 
+async def test_an_offset_is_stored_only_when_all_before_it_was_served() -> None:
+    cluster, survey = Cluster(a=[(0, 7)]), Survey(["a"], keeps=True)
+    await begins(survey, cluster)
+    served: set[str] = set()
+    for reached, name in ((9, "slow"), (12, "later"), (20, "")):
+        survey.positions[A0].reach(reached, (lambda name=name: name in served) if name else None)
+    for names, stored in (("", 7), ("later", 7), ("slow", 20)):
+        served.add(names)
+        await survey.store(cluster, survey.unstored())  # type: ignore[arg-type]  # as above
+        assert cluster.offsets == {A0: stored}
+    assert survey.unstored() == {}
+
+
+async def test_what_was_not_served_in_one_run_holds_back_the_offsets_of_the_next() -> None:
+    cluster, survey = Cluster(a=[(0, 7)]), Survey(["a"], keeps=True)
+    await begins(survey, cluster)
+    served: list[int] = []
+    cluster.bounds_of[A0] = (0, 20)
+    survey.positions[A0].reach(9, lambda: bool(served))
+    survey.rest()
+    assert await begins(survey, cluster) == {A0: 9}, "nothing is read twice by the process that still has it"
+    survey.positions[A0].reach(15, None)
+    for stored in (7, 15):
+        await survey.store(cluster, survey.unstored())  # type: ignore[arg-type]  # as above
+        assert cluster.offsets == {A0: stored}
+        served.append(1)
+
+
 async def test_a_broadcast_topic_is_read_from_its_end_and_nothing_is_stored() -> None:
     cluster, survey = Cluster(a=[(0, 7)]), Survey(["a"], keeps=False)
     assert await begins(survey, cluster) == {A0: 7}
