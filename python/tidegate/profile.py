@@ -301,6 +301,8 @@ Action: TypeAlias = (
     | Together
 )
 Steps: TypeAlias = Generator[Action, Any, None]
+# Of a bus message. What they return goes on by itself: nothing waits behind it, but the message is served when it ends
+RecordSteps: TypeAlias = Generator[Action, Any, Steps | None]
 
 
 class Profile(Protocol):
@@ -477,8 +479,8 @@ class HasRequests(Protocol):
 class HasRecords(Protocol):
     """A profile that must ask before it knows who gets a bus message. Then `on_bus` is not called."""
 
-    def on_record(self, message: BusMessage) -> Steps:
-        """In order for each stream and subject; a batch is acknowledged when the steps of all of it have ended."""
+    def on_record(self, message: BusMessage) -> RecordSteps:
+        """In order for each stream and subject; a batch is served when the steps of all of it have ended."""
 
 
 @runtime_checkable

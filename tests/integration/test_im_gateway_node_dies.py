@@ -103,6 +103,27 @@ async def test_receipts_of_the_absent_are_stored_by_whoever_is_first_among_the_l
                 stop(back)
 
 
+async def test_receipts_that_waited_for_redis_in_a_node_that_is_killed_are_stored_when_both_are_back(
+    frail_world: World,
+) -> None:
+    records, sent = frail_world.records(), [f"kept:{number}" for number in range(5)]
+    with nodes(frail_world, 1) as (first,):
+        await asyncio.to_thread(frail_world.redis.kill)
+        for msg_id in sent:
+            await records.read_receipt("user_away", "user_0", msg_id=msg_id)
+        await becomes(lambda: first.metrics().get('tidegate_errors_total{type="redis"}'))
+        first.kill()
+    back = again(frail_world, first)
+    try:
+        await becomes(lambda: back.metrics().get('tidegate_errors_total{type="redis"}'))
+        await asyncio.to_thread(frail_world.redis.start)
+        async with redis.from_url(frail_world.redis.url) as kept:
+            assert await stored(kept, "user_away", *sent) == sent
+        await becomes(lambda: committed(frail_world, back, RECEIPTS) == written(frail_world, RECEIPTS))
+    finally:
+        stop(back)
+
+
 async def test_a_node_that_was_killed_goes_on_with_the_records_that_came_meanwhile(frail_world: World) -> None:
     """Whoever is back before their messages are handed over gets them: here the user service holds these up."""
     services, records = frail_world.services, frail_world.records()

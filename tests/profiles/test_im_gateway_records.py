@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tidegate.profile import BusMessage, PublishRooms
-from tidegate.profiles import _im_records as records
-from tidegate.profiles.im_gateway import PROFILE
+from tidegate.profiles.im_gateway import PROFILE, ImGateway
 
 from tests.profiles.im import (
     DOWN,
@@ -18,6 +17,7 @@ from tests.profiles.im import (
     OTHER,
     PHONE,
     Driven,
+    carried_out,
     connected,
     gone,
     group_of,
@@ -222,13 +222,20 @@ def test_a_receipt_goes_to_every_device_of_the_messages_sender(topic: str) -> No
 NOBODY_ANYWHERE = {"registry.nodes": frozenset({NODE, OTHER}), "registry.devices": {}, "redis.offline": [1, 1]}
 
 
-def test_a_receipt_for_somebody_who_is_nowhere_is_kept_for_a_week() -> None:
+def is_kept_here(to: ImGateway, answers: dict[str, Any]) -> bool:
+    """What Redis is told goes on by itself."""
+    return served(to, record("read_receipt", RECEIPT), NOBODY_ANYWHERE | answers).returned is not None
+
+
+def test_a_receipt_for_somebody_who_is_nowhere_is_kept_for_a_week_and_nothing_waits_behind_it() -> None:
     run = served(profile(), record("read_receipt", RECEIPT), NOBODY_ANYWHERE)
-    assert run.calls == ["registry.nodes", "registry.devices", "redis.offline"]
-    push, expire = run.requests[-1].payload.commands
+    assert run.calls == ["registry.nodes", "registry.devices"]
+    rest = carried_out(run.returned, NOBODY_ANYWHERE)
+    assert rest.calls == ["redis.offline"]
+    push, expire = rest.requests[-1].payload.commands
     assert (push[0], push[1], orjson.loads(push[2])) == ("RPUSH", "offline_read_receipt:user_7", RECEIPT)
     assert tuple(expire) == ("EXPIRE", "offline_read_receipt:user_7", 7 * 86400)
-    assert run.added("offline_queue_size") == 1
+    assert rest.added("offline_queue_size") == 1
 
 
 @pytest.mark.parametrize(
@@ -237,70 +244,22 @@ def test_a_receipt_for_somebody_who_is_nowhere_is_kept_for_a_week() -> None:
     ids=["another node sees to it", "a device is elsewhere"],
 )
 def test_otherwise_it_is_not_kept_here(answers: dict[str, Any]) -> None:
-    run = served(profile(), record("read_receipt", RECEIPT), NOBODY_ANYWHERE | answers)
-    assert "redis.offline" not in run.calls
+    assert not is_kept_here(profile(), answers)
 
 
 def test_a_node_that_the_registry_does_not_know_yet_keeps_it_if_it_is_alone() -> None:
-    run = served(profile(), record("read_receipt", RECEIPT), NOBODY_ANYWHERE | {"registry.nodes": frozenset()})
-    assert "redis.offline" in run.calls
+    assert is_kept_here(profile(), {"registry.nodes": frozenset()})
 
 
 def test_while_the_registry_is_down_the_node_that_saw_to_it_last_keeps_it() -> None:
-    to, others = profile(), NOBODY_ANYWHERE | {"registry.nodes": frozenset({NODE, "10.0.0.1:9093"})}
-    down = NOBODY_ANYWHERE | {"registry.nodes": DOWN}
-    assert served(to, record("read_receipt", RECEIPT), down).added("offline_queue_size") == 0, "nobody said it was"
-    served(to, record("read_receipt", RECEIPT), NOBODY_ANYWHERE)
-    run = served(to, record("read_receipt", RECEIPT), down)
-    assert (run.counted, run.added("offline_queue_size")) == (["offline_receipt"], 1)
-    served(to, record("read_receipt", RECEIPT), others)
-    assert served(to, record("read_receipt", RECEIPT), down).added("offline_queue_size") == 0
-
-
-def test_while_redis_is_down_receipts_wait_here_in_order_and_nobody_waits_for_it() -> None:
-    to, kept = profile(), []
-    for number in range(3):
-        run = served(
-            to, record("read_receipt", RECEIPT | {"msg_id": str(number)}), NOBODY_ANYWHERE | {"redis.offline": DOWN}
-        )
-        assert run.counted == ["redis"]
-
-    def offline(request: Any) -> list[int]:
-        kept.append(orjson.loads(request.commands[0][2])["msg_id"])
-        return [1, 1]
-
-    run = served(to, group_record(), group_of([]) | {"redis.offline": offline})
-    assert kept == ["0", "1", "2"]
-    assert run.added("offline_queue_size") == 3
-
-
-def test_receipts_that_are_kept_at_the_same_time_are_kept_once_each() -> None:
-    to = profile()
-    runs = [Driven(to.on_record(record("read_receipt", RECEIPT | {"msg_id": str(number)}))) for number in range(3)]
-    kept = []
-    while waiting := [run for run in runs if run.waits_for is not None]:
-        for run in waiting:
-            call: Any = run.waits_for
-            if call.method == "offline":
-                kept.append(orjson.loads(call.payload.commands[0][2])["msg_id"])
-            run.answer(NOBODY_ANYWHERE[f"{call.upstream}.{call.method}"])
-    assert sorted(kept) == ["0", "1", "2"]
-
-
-def test_a_receipt_whose_turn_was_cut_off_is_not_lost() -> None:
-    to = profile()
-    run = Driven(to.on_record(record("read_receipt", RECEIPT))).answer(frozenset({NODE})).answer({})
-    run.hang_up()
-    again = served(to, group_record(), group_of([]) | {"redis.offline": [1, 1]})
-    assert again.added("offline_queue_size") == 1
-
-
-def test_what_waits_for_redis_is_bounded_and_what_is_lost_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records, "OWED_MAX", 2)
-    to, down = profile(), NOBODY_ANYWHERE | {"redis.offline": DOWN}
-    counted = [served(to, record("read_receipt", RECEIPT), down).counted for _ in range(3)]
-    assert counted == [["redis"], ["redis"], ["offline_receipt_lost", "redis"]]
-    assert served(to, group_record(), group_of([]) | {"redis.offline": [1, 1]}).added("offline_queue_size") == 2
+    to, others, down = profile(), {"registry.nodes": frozenset({NODE, "10.0.0.1:9093"})}, {"registry.nodes": DOWN}
+    assert not is_kept_here(to, down), "nobody said it was its turn"
+    assert is_kept_here(to, {})
+    run = served(to, record("read_receipt", RECEIPT), NOBODY_ANYWHERE | down)
+    assert run.counted == ["offline_receipt"]
+    assert run.returned is not None
+    assert not is_kept_here(to, others)
+    assert not is_kept_here(to, down)
 
 
 @pytest.mark.parametrize("changed", [{"sender_id": ""}, {"sender_id": 7}, {"read_at": "x"}, {"reader_id": []}])

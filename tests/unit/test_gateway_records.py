@@ -6,7 +6,7 @@ import pytest
 from tidegate._core import PUBLISH
 from tidegate.errors import UpstreamError
 from tidegate.gateway import records
-from tidegate.profile import Action, BusMessage, Call, Close, Publish, Reply, Steps, Wait, Wake
+from tidegate.profile import Action, BusMessage, Call, Close, Publish, RecordSteps, Reply, Steps, Wait, Wake
 
 from tests.unit.gateway_fakes import Backend, Bench, bus_message, settled
 
@@ -180,6 +180,25 @@ async def test_a_batch_of_which_something_waits_for_long_says_when_it_is_served(
     await settled()
     assert first()
     assert second()
+
+
+async def test_steps_that_steps_return_hold_up_nothing_and_are_part_of_what_is_to_be_served() -> None:
+    backend = Backend()
+
+    def on_record(message: BusMessage) -> RecordSteps:
+        yield Publish("room", message.data)
+        return looking_up(message) if message.data.startswith(b"call") else None
+
+    bench = Bench(on_record=on_record, upstreams={"backend": backend})
+    is_served = await bench.gateway.deliver([bus_message(b"call"), bus_message(b"2")])
+    assert published(bench) == [b"call", b"2"]
+    assert await bench.gateway.deliver([bus_message(b"3")]) is None
+    assert is_served
+    assert not is_served()
+    backend.calls[b"call"].set_result(b"1")
+    await settled()
+    assert published(bench) == [b"3", b"1"]
+    assert is_served()
 
 
 async def test_what_was_given_up_does_not_count_as_served(monkeypatch: pytest.MonkeyPatch) -> None:

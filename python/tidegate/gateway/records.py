@@ -1,21 +1,24 @@
 """Bus messages that need a look-up before it is known who gets them: a batch in, and back when it was served.
 
 A message that waits holds up those behind it with the same key only. The rest of its batch goes on, and so does the bus
-after HELD_S: a service that is away must not silence groups that are known. Rule: within a stream and subject all is
-served in order, and what the profile fails on is skipped and counted; a batch counts as served when all of it is.
+after HELD_S: a service that is away must not silence groups that are known. What a message leads to beyond that (steps
+that its steps return) holds up nothing. Rule: within a stream and subject all is served in order, and what the profile
+fails on is skipped and counted; a batch counts as served when all of it is.
 """
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any, TypeAlias
 
 from tidegate.buses import IsServed
 from tidegate.gateway.faults import Faults
 from tidegate.gateway.handover import HandOver
-from tidegate.gateway.steps import Running, StepRunner
-from tidegate.profile import BusMessage, HasRecords
+from tidegate.gateway.steps import StepRunner
+from tidegate.profile import BusMessage, HasRecords, Steps
 
 Key: TypeAlias = tuple[str, str]
+# Ends with what goes on by itself, if anything does
+Serving: TypeAlias = asyncio.Task["Serving | None"]
 
 # So long the bus waits for a batch's look-ups, which take milliseconds where the services are there
 HELD_S = 1.0
@@ -29,27 +32,23 @@ class Records:
         self._steps = steps
         self._handover = handover
         self._faults = faults
-        self._last: dict[Key, asyncio.Task[None]] = {}  # of each key that waits, the newest message's
-        self._waiting: set[asyncio.Task[None]] = set()
+        self._last: dict[Key, Serving] = {}  # of each key that waits, the newest message's
+        self._waiting: set[Serving] = set()
 
     async def serve(self, batch: Sequence[BusMessage]) -> IsServed | None:
         """Says how to learn whether all is served, if some of it still waits."""
-        began = set(self._waiting)
-        for message in batch:
-            self._serve_one(message)
+        began = [serving for message in batch if (serving := self._serve_one(message)) is not None]
         self._handover.flush()
-        left = await self._hold(self._waiting - began)
+        if began:
+            await self._hold(began)
         while len(self._waiting) > WAITING_MAX:
             await asyncio.wait(self._waiting, return_when=asyncio.FIRST_COMPLETED)
+        left = [serving for serving in began if not _is_served(serving)]
         return (lambda: all(map(_is_served, left))) if left else None
 
-    async def _hold(self, ours: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
-        """What still waits after a while."""
-        if not ours:
-            return ours
+    async def _hold(self, ours: Iterable[Serving]) -> None:
         try:
-            _, left = await asyncio.wait(ours, timeout=HELD_S)
-            return left
+            await asyncio.wait(ours, timeout=HELD_S)
         except asyncio.CancelledError:
             # not handed over: the bus repeats all of it
             for task in ours:
@@ -65,47 +64,59 @@ class Records:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
 
-    def _serve_one(self, message: BusMessage) -> None:
+    def _serve_one(self, message: BusMessage) -> Serving | None:
+        """What waits, if anything does."""
         key = (message.stream, message.subject)
         before = self._last.get(key)
         if before is not None:
-            self._wait(key, self._after(before, message))
-            return
+            return self._wait(key, self._after(before, message))
         try:
             steps = self._profile.on_record(message)
             reached = self._steps.begin(steps)
-        except StopIteration:
-            return
+        except StopIteration as end:
+            return self._go_on(end.value)
         except Exception as error:
             self._faults.profile(error)
-            return
-        self._wait(key, self._guarded(self._steps.finish(steps, reached)))
+            return None
+        return self._wait(key, self._guarded(self._steps.finish(steps, reached)))
 
-    def _wait(self, key: Key, serving: Coroutine[Any, Any, None]) -> None:
-        task = self._last[key] = asyncio.get_running_loop().create_task(serving)
-        self._waiting.add(task)
-        task.add_done_callback(lambda ended: self._ended(key, ended))
+    def _wait(self, key: Key, running: Coroutine[Any, Any, Serving | None]) -> Serving:
+        serving = self._last[key] = self._begin(running)
+        serving.add_done_callback(lambda ended: self._release(key, ended))
+        return serving
 
-    def _ended(self, key: Key, task: asyncio.Task[None]) -> None:
-        self._waiting.discard(task)
-        if self._last.get(key) is task:
+    def _begin(self, running: Coroutine[Any, Any, Serving | None]) -> Serving:
+        serving = asyncio.get_running_loop().create_task(running)
+        self._waiting.add(serving)
+        serving.add_done_callback(self._waiting.discard)
+        return serving
+
+    def _release(self, key: Key, serving: Serving) -> None:
+        if self._last.get(key) is serving:
             del self._last[key]
 
-    async def _after(self, before: asyncio.Task[None], message: BusMessage) -> None:
+    def _go_on(self, rest: Steps | None) -> Serving | None:
+        return None if rest is None else self._begin(self._guarded(self._steps.run(rest)))
+
+    async def _after(self, before: Serving, message: BusMessage) -> Serving | None:
         await asyncio.wait((before,))
-        await self._guarded(self._run(message))
+        return await self._guarded(self._run(message))
 
-    async def _run(self, message: BusMessage) -> None:
-        steps: Running = self._profile.on_record(message)
-        await self._steps.run(steps)
+    async def _run(self, message: BusMessage) -> Steps | None:
+        rest: Steps | None = await self._steps.run(self._profile.on_record(message))
+        return rest
 
-    async def _guarded(self, running: Coroutine[Any, Any, Any]) -> None:
+    async def _guarded(self, running: Coroutine[Any, Any, Steps | None]) -> Serving | None:
         try:
-            await running
+            return self._go_on(await running)
         except Exception as error:
             self._faults.profile(error)
+            return None
 
 
-def _is_served(task: asyncio.Task[None]) -> bool:
+def _is_served(serving: Serving) -> bool:
     """And not given up."""
-    return task.done() and not task.cancelled()
+    if not serving.done() or serving.cancelled():
+        return False
+    rest = serving.result()
+    return rest is None or _is_served(rest)

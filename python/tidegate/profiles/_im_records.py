@@ -4,22 +4,30 @@ Every node gets every record and serves those who are connected to it. Rule: a r
 counted, whatever is in it.
 """
 
-from collections import deque
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from typing import Any
 
 import orjson
 
-import tidegate.profiles._im_services as services
 from tidegate.errors import UpstreamError
-from tidegate.profile import Add, BusMessage, Call, Count, Now, Publish, PublishRooms, Send, Steps
+from tidegate.profile import (
+    Action,
+    Add,
+    BusMessage,
+    Call,
+    Count,
+    Now,
+    Publish,
+    PublishRooms,
+    RecordSteps,
+    Send,
+    Steps,
+)
 from tidegate.profiles._im_devices import Devices
 from tidegate.profiles._im_frames import INT_MAX, INT_MIN, membership_frame, message_frame, receipt_frame
 from tidegate.profiles._im_groups import Groups, Large, Small
 from tidegate.profiles._im_members import Members, dialect_room
-
-# Receipts that wait here while Redis is away: minutes of them, some 5 MB
-OWED_MAX = 10_000
+from tidegate.profiles._im_receipts import Receipts
 
 
 class BadRecordError(Exception):
@@ -27,14 +35,15 @@ class BadRecordError(Exception):
 
 
 class Records:
-    def __init__(self, settings: Any, node: str, devices: Devices, groups: Groups, members: Members) -> None:
+    def __init__(
+        self, settings: Any, node: str, devices: Devices, *, groups: Groups, members: Members, receipts: Receipts
+    ) -> None:
         self._node = node
         self._devices = devices
         self._groups = groups
         self._members = members
+        self._receipts = receipts
         self._is_first = False
-        self._is_paying = False
-        self._owed: deque[tuple[str, bytes]] = deque(maxlen=OWED_MAX)
         kinds = {
             self._on_group: settings.im.group_topics,
             self._on_receipt: settings.im.receipt_topics,
@@ -42,16 +51,16 @@ class Records:
         }
         self._kinds = {topic: kind for kind, topics in kinds.items() for topic in topics}
 
-    def serve(self, record: BusMessage) -> Steps:
+    def serve(self, record: BusMessage) -> RecordSteps:
         try:
             said, kind = orjson.loads(record.data), self._kinds.get(record.stream)
             if kind is None or not isinstance(said, dict):
                 raise BadRecordError
-            yield from kind(said, record.data)
-            yield from self._pay()
+            return (yield from kind(said, record.data))
         except (orjson.JSONDecodeError, BadRecordError):
             yield Add("im_gateway_kafka_consumer_errors_total", record.stream)
             yield Count("bad_record", detail=f"a record of topic {record.stream} was skipped: it is not as agreed")
+            return None
 
     # --- messages to groups ------------------------------------------------------------------------------------------
 
@@ -116,7 +125,7 @@ class Records:
 
     # --- read receipts -----------------------------------------------------------------------------------------------
 
-    def _on_receipt(self, said: dict[str, Any], raw: bytes) -> Steps:
+    def _on_receipt(self, said: dict[str, Any], raw: bytes) -> RecordSteps:
         """To the devices that are here; one node sees to those of somebody who is nowhere."""
         user, now = _text(said, "sender_id"), (yield Now())
         if not user:
@@ -126,46 +135,20 @@ class Records:
         devices = self._devices.of(user)
         for device in devices:
             yield Send(device.conn, receipt_frame(shown, now, sdk=device.sdk))
-        if not devices:
-            yield from self._keep_if_nowhere(user, raw)
+        if devices or not (yield from self._is_ours(user)):
+            return None
+        return self._receipts.keep(user, raw)
 
-    def _keep_if_nowhere(self, user: str, raw: bytes) -> Steps:
+    def _is_ours(self, user: str) -> Generator[Action, Any, bool]:
         """The node with the lowest name among those that live does it; while nobody can tell, the one that did last."""
         try:
             nodes = yield Call("registry", "nodes")
             self._is_first = self._node == min(nodes, default=self._node)
-            if not self._is_first or (yield Call("registry", "devices", user)):
-                return
+            return self._is_first and not (yield Call("registry", "devices", user))
         except UpstreamError:
-            if not self._is_first:
-                return
-            yield Count("offline_receipt", detail="the registry did not say whether a reader is anywhere: kept")
-        if len(self._owed) == OWED_MAX:
-            yield Count("offline_receipt_lost", detail=f"{OWED_MAX} read receipts wait for Redis; the oldest is lost")
-        self._owed.append((user, raw))
-
-    def _pay(self) -> Steps:
-        """What Redis has yet to be told, oldest first, as far as it listens: while it is away nobody waits for it."""
-        if self._is_paying:
-            return  # whoever does comes to all of them, and two would change their order
-        self._is_paying = True
-        try:
-            while self._owed:
-                yield from self._pay_oldest()
-        except UpstreamError:
-            yield Count("redis", detail="Redis does not take read receipts; they wait here")
-        finally:
-            self._is_paying = False
-
-    def _pay_oldest(self) -> Steps:
-        owed, is_kept = self._owed.popleft(), False
-        try:
-            yield services.keep_receipt(*owed)
-            is_kept = True
-        finally:
-            if not is_kept:
-                self._owed.appendleft(owed)
-        yield Add("im_gateway_offline_queue_size")
+            if self._is_first:
+                yield Count("offline_receipt", detail="the registry did not say whether a reader is anywhere: kept")
+            return self._is_first
 
 
 DIALECTS = (False, True)

@@ -26,6 +26,7 @@ from tidegate.profile import (
     Count,
     Log,
     Now,
+    RecordSteps,
     Refuse,
     Rejected,
     Reply,
@@ -52,6 +53,7 @@ from tidegate.profiles._im_frames import (
 from tidegate.profiles._im_groups import Groups
 from tidegate.profiles._im_members import Members
 from tidegate.profiles._im_pushes import Pushes
+from tidegate.profiles._im_receipts import Receipts
 from tidegate.profiles._im_records import Records, user_room
 from tidegate.profiles._im_requests import Requests
 from tidegate.profiles._im_spec import spec
@@ -90,7 +92,9 @@ class ImGateway:
         groups = Groups(settings.im.large_group)
         members = Members(groups, self._devices, self._pushes, node)
         self._requests = Requests(settings, node, self._devices, self._pushes)
-        self._records = Records(settings, node, self._devices, groups, members)
+        self._records = Records(
+            settings, node, self._devices, groups=groups, members=members, receipts=Receipts(self._pushes)
+        )
 
     # --- connecting --------------------------------------------------------------------------------------------------
 
@@ -251,7 +255,7 @@ class ImGateway:
     def on_request(self, request: Request) -> Generator[Action, Any, Mapping[str, Any]]:
         return self._requests.serve(request)
 
-    def on_record(self, message: BusMessage) -> Steps:
+    def on_record(self, message: BusMessage) -> RecordSteps:
         return self._records.serve(message)
 
     def on_bus(self, message: BusMessage) -> Iterable[Action]:
