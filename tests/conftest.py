@@ -4,6 +4,7 @@ Rule: no silent skip. `--without-servers` is the only way to leave the tests out
 """
 
 import secrets
+import signal
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -19,6 +20,11 @@ from tests.servers import NatsServer, RedisServer
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--without-servers", action="store_true", help="skip the tests that need a real server")
+
+
+def pytest_configure() -> None:
+    # a shell that starts the tests in the background makes them ignore it, and what they start as well
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
