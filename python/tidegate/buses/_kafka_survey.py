@@ -34,6 +34,7 @@ class Position:
 
     def reach(self, reached: int, is_served: IsServed | None) -> None:
         if is_served:
+            self.settle()  # not only at commits, which may be hours apart
             self.unserved.append((self.next, is_served))
         self.next = reached
 

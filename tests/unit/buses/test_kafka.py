@@ -10,7 +10,7 @@ from tidegate.buses import open_bus, scheme_of
 from tidegate.buses._kafka_cluster import Topic
 from tidegate.buses._kafka_link import Place, TroubleError, parse_brokers
 from tidegate.buses._kafka_reader import key_of
-from tidegate.buses._kafka_survey import RENEW_S, Survey
+from tidegate.buses._kafka_survey import RENEW_S, Position, Survey
 from tidegate.buses.kafka import SENDER, publish_failed, sender_of
 from tidegate.errors import ConfigError
 
@@ -226,6 +226,13 @@ async def test_an_offset_is_stored_only_when_all_before_it_was_served() -> None:
         await survey.store(cluster, survey.unstored())  # type: ignore[arg-type]  # as above
         assert cluster.offsets == {A0: stored}
     assert survey.unstored() == {}
+
+
+def test_what_was_served_is_forgotten_without_a_commit() -> None:
+    position = Position(0, 0)
+    for reached in range(1, 1000):
+        position.reach(reached, lambda: True)
+    assert (len(position.unserved), position.settle()) == (1, 999)
 
 
 async def test_what_was_not_served_in_one_run_holds_back_the_offsets_of_the_next() -> None:
