@@ -4,8 +4,9 @@ Rule: nothing here tells the other node; it has to notice.
 """
 
 import asyncio
+import contextlib
 import signal
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 import redis.asyncio as redis
@@ -14,7 +15,7 @@ from confluent_kafka import Consumer, TopicPartition
 from tests.gateways import stop
 from tests.im import Node, await_ready
 from tests.im_backends import Pusher, below
-from tests.im_traffic import Traffic, becomes, comes_in, is_registered, nodes, people, person, stored
+from tests.im_traffic import Person, Traffic, becomes, comes_in, is_registered, nodes, people, person, stored
 from tests.im_world import GROUPS, RECEIPTS, World
 
 # A node that dies is forgotten soon, and an ack that does not come is not waited for long
@@ -40,10 +41,25 @@ async def until_forgotten(world: World, node: Node) -> None:
             await asyncio.sleep(0.05)
 
 
-def again(world: World, node: Node, **environ: str) -> Node:
-    """The same node, in a new process."""
+@contextlib.contextmanager
+def again(world: World, node: Node, **environ: str) -> Iterator[Node]:
+    """The same node, in a new process that has just begun."""
     ports = {"PORT": node.port, "GRPC_PORT": node.grpc_port, "METRICS_PORT": node.metrics_port}
-    return world.starting(**{name: str(port) for name, port in ports.items()}, **environ)
+    back = world.starting(**{name: str(port) for name, port in ports.items()}, **environ)
+    try:
+        yield back
+    finally:
+        stop(back)
+
+
+@contextlib.asynccontextmanager
+async def person_again(world: World, node: Node, user: str) -> AsyncIterator[tuple[Node, Person]]:
+    """And somebody on it, as soon as it lets people in: it is not ready yet."""
+    with again(world, node) as back:
+        await becomes(lambda: back.get("/health")[0] == 200)
+        await comes_in(back)
+        async with person(back, user) as after:
+            yield back, after
 
 
 @pytest.mark.parametrize(("fault", "reason"), [(killed, "unavailable"), (frozen, "timeout")])
@@ -91,16 +107,13 @@ async def test_receipts_of_the_absent_are_stored_by_whoever_is_first_among_the_l
         await records.read_receipt("user_away", "user_0", msg_id="after")
         async with redis.from_url(frail_world.redis.url) as kept:
             await stored(kept, "user_away", "after")
-            back = again(frail_world, first, **QUICK)
-            try:
+            with again(frail_world, first, **QUICK) as back:
                 await_ready(back)
                 print(await stored(kept, "user_away", "while the other still counts", "after"))
                 await records.read_receipt("user_away", "user_0", msg_id="the first again")
                 found = await stored(kept, "user_away", "the first again")
                 assert found.count("the first again") == 1
                 assert second.is_alive()
-            finally:
-                stop(back)
 
 
 async def test_receipts_that_waited_for_redis_in_a_node_that_is_killed_are_stored_when_both_are_back(
@@ -113,15 +126,12 @@ async def test_receipts_that_waited_for_redis_in_a_node_that_is_killed_are_store
             await records.read_receipt("user_away", "user_0", msg_id=msg_id)
         await becomes(lambda: first.metrics().get('tidegate_errors_total{type="redis"}'))
         first.kill()
-    back = again(frail_world, first)
-    try:
+    with again(frail_world, first) as back:
         await becomes(lambda: back.metrics().get('tidegate_errors_total{type="redis"}'))
         await asyncio.to_thread(frail_world.redis.start)
         async with redis.from_url(frail_world.redis.url) as kept:
             assert await stored(kept, "user_away", *sent) == sent
         await becomes(lambda: committed(frail_world, back, RECEIPTS) == written(frail_world, RECEIPTS))
-    finally:
-        stop(back)
 
 
 async def test_a_node_that_was_killed_goes_on_with_the_records_that_came_meanwhile(frail_world: World) -> None:
@@ -140,19 +150,13 @@ async def test_a_node_that_was_killed_goes_on_with_the_records_that_came_meanwhi
         sent = [f"meanwhile:{number}" for number in range(50)]
         for msg_id in sent:
             await records.group_message("group_new", "user_0", "hello", msg_id=msg_id)
-        back = again(frail_world, first)
-        try:
-            await becomes(lambda: back.get("/health")[0] == 200)
-            await comes_in(back)
-            async with person(back, "user_1") as after:
-                services.user.tell(hold=[])
-                await after.has("group_new", sent)
-                assert (after.got["group_new"], after.got["group_1"]) == (sent, [])
-                counted = back.metrics()
-                looked_up = (f"im_gateway_cache_{how}_total" for how in ("hits", "misses"))
-                assert sum(counted[name] for name in looked_up) == len(sent), "only what came meanwhile"
-        finally:
-            stop(back)
+        async with person_again(frail_world, first, "user_1") as (back, after):
+            services.user.tell(hold=[])
+            await after.has("group_new", sent)
+            assert (after.got["group_new"], after.got["group_1"]) == (sent, [])
+            counted = back.metrics()
+            looked_up = (f"im_gateway_cache_{how}_total" for how in ("hits", "misses"))
+            assert sum(counted[name] for name in looked_up) == len(sent), "only what came meanwhile"
 
 
 async def test_a_node_that_is_killed_while_groups_wait_for_the_user_service_loses_none_of_their_messages(
@@ -180,18 +184,12 @@ async def test_a_node_that_is_killed_while_groups_wait_for_the_user_service_lose
             assert written(frail_world) - committed(frail_world, first) == len(waiting) + len(later)
             assert before.got["group_new"] == []
             first.kill()
-        back = again(frail_world, first)
-        try:
-            await becomes(lambda: back.get("/health")[0] == 200)
-            await comes_in(back)
-            async with person(back, "user_1") as after:
-                services.user.tell(hold=[])
-                await after.has("group_new", waiting)
-                await after.has("group_1", later)
-                assert (after.got["group_new"], after.got["group_1"]) == (waiting, later)
-                await becomes(lambda: committed(frail_world, back) == written(frail_world))
-        finally:
-            stop(back)
+        async with person_again(frail_world, first, "user_1") as (back, after):
+            services.user.tell(hold=[])
+            await after.has("group_new", waiting)
+            await after.has("group_1", later)
+            assert (after.got["group_new"], after.got["group_1"]) == (waiting, later)
+            await becomes(lambda: committed(frail_world, back) == written(frail_world))
 
 
 def committed(world: World, node: Node, topic: str = GROUPS) -> int:

@@ -74,7 +74,7 @@ class Records:
             steps = self._profile.on_record(message)
             reached = self._steps.begin(steps)
         except StopIteration as end:
-            return self._go_on(end.value)
+            return None if end.value is None else self._begin(self._guarded(_ended(end.value)))
         except Exception as error:
             self._faults.profile(error)
             return None
@@ -112,6 +112,11 @@ class Records:
         except Exception as error:
             self._faults.profile(error)
             return None
+
+
+async def _ended(rest: Steps) -> Steps:
+    """As steps that waited: what they return is not held."""
+    return rest
 
 
 def _is_served(serving: Serving) -> bool:

@@ -56,9 +56,9 @@ class Receipts:
     def _pay_oldest(self, owed: Owed) -> Steps:
         try:
             yield services.keep_receipt(owed.user, owed.receipt)
-        except UpstreamError:
+        except UpstreamError as error:
             self._is_redis_away = True
-            yield Count("redis", detail="Redis does not take read receipts; they wait here")
+            yield Count("redis", detail=f"read receipts wait here: {error}")
             yield from self._bound()
             yield Wait(0, PAUSE_S)
         else:
